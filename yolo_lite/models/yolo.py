@@ -1,0 +1,151 @@
+"""The detector: backbone, neck, head; the table of variants and the one function that builds them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from yolo_lite.models.afpn import AFPN, NeckInit
+from yolo_lite.models.backbone import Backbone, Block, Downsample
+from yolo_lite.models.head import DetectHead
+from yolo_lite.models.pafpn import PAFPN
+from yolo_lite.utils.errors import UserError
+
+Neck = Literal["pafpn", "afpn"]
+Levels = Literal["P2-P5", "P3-P5"]
+
+STAGE_CHANNELS = (64, 128, 256, 512, 1024)
+STAGE_DEPTHS = (3, 6, 6, 3)
+NECK_DEPTH = 3
+LEVEL_STRIDES: dict[str, tuple[int, ...]] = {"P2-P5": (4, 8, 16, 32), "P3-P5": (8, 16, 32)}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a detector is made of.
+
+    Attributes:
+        depth: factor on the number of blocks in a stage.
+        width: factor on the number of channels.
+        max_channels: limit on the channels before `width` applies.
+        block: block of the backbone's stages.
+        downsample: down-sampling of the backbone's stages (the stem stays a 3x3 convolution).
+        neck: `pafpn` (YOLOv8's own) or `afpn`.
+        levels: pyramid levels that the neck takes and the head predicts on; None: P3-P5 for pafpn, P2-P5 for afpn.
+        neck_divisor: AFPN only: the pyramid works on the backbone's channels divided by this (None: 8).
+        neck_width: AFPN only: channels of its outputs; None: the channels of P4 (128 at scale n).
+        neck_init: AFPN only: PyTorch's initialisation or the published one.
+        reg_max: bins of a box side's distribution.
+    """
+
+    depth: float
+    width: float
+    max_channels: int
+    block: Block = "c2f"
+    downsample: Downsample = "conv"
+    neck: Neck = "pafpn"
+    levels: Levels | None = None
+    neck_divisor: int | None = None
+    neck_width: int | None = None
+    neck_init: NeckInit | None = None
+    reg_max: int = 16
+
+    def __post_init__(self) -> None:
+        if self.neck == "pafpn":
+            for key in ("neck_divisor", "neck_width", "neck_init"):
+                if getattr(self, key) is not None:
+                    raise UserError(f"{key}={getattr(self, key)!r} belongs to the afpn neck; this model has neck=pafpn")
+        for key in ("neck_divisor", "neck_width"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise UserError(f"{key}={value}: give a positive number")
+        if self.reg_max < 2:
+            raise UserError(f"reg_max={self.reg_max}: a distribution needs at least 2 bins")
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Input pixels per cell of each predicted level, finest first."""
+        return LEVEL_STRIDES[self.levels or ("P2-P5" if self.neck == "afpn" else "P3-P5")]
+
+    def channels(self) -> list[int]:
+        """Channels after the stem and after each stage."""
+        return [math.ceil(min(c, self.max_channels) * self.width / 8) * 8 for c in STAGE_CHANNELS]
+
+    def repeats(self, count: int) -> int:
+        """Blocks in place of `count` at depth 1."""
+        return max(1, round(count * self.depth))
+
+
+SCALES = {
+    "n": ModelSpec(0.33, 0.25, 1024),
+    "s": ModelSpec(0.33, 0.50, 1024),
+    "m": ModelSpec(0.67, 0.75, 768),
+    "l": ModelSpec(1.00, 1.00, 512),
+    "x": ModelSpec(1.00, 1.25, 512),
+}
+
+VARIANTS: dict[str, ModelSpec] = {}
+for _scale, _spec in SCALES.items():
+    VARIANTS[f"yolov8{_scale}"] = _spec
+    VARIANTS[f"yolov8{_scale}-lite"] = dataclasses.replace(_spec, block="cspc", downsample="haar", neck="afpn")
+    VARIANTS[f"yolov8{_scale}-lite-adown"] = dataclasses.replace(_spec, block="cspc", downsample="adown", neck="afpn")
+
+
+class YOLO(nn.Module):
+    """Anchor-free detector. Build one with `build_model`.
+
+    Args:
+        spec: what it is made of.
+        num_classes: number of object classes.
+    """
+
+    def __init__(self, spec: ModelSpec, num_classes: int) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise UserError(f"num_classes={num_classes}: a detector needs at least one class")
+        depths = [spec.repeats(d) for d in STAGE_DEPTHS]
+        self.backbone = Backbone(spec.channels(), depths, spec.block, spec.downsample, len(spec.strides))
+        channels = self.backbone.out_channels
+        self.neck: PAFPN | AFPN
+        if spec.neck == "pafpn":
+            self.neck = PAFPN(channels, spec.repeats(NECK_DEPTH))
+        elif spec.neck == "afpn":
+            width = spec.neck_width or spec.channels()[3]
+            self.neck = AFPN(channels, width, spec.neck_divisor or 8, spec.neck_init or "default")
+        else:
+            raise UserError(f"unknown neck {spec.neck!r}: choose pafpn or afpn")
+        self.head = DetectHead(self.neck.out_channels, spec.strides, num_classes, channels[0], spec.reg_max)
+        self.spec = spec
+        self.num_classes = num_classes
+        self.strides = spec.strides
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) images in 0..1, sides divisible by 32 -> per level (B, 4 reg_max + C, H/stride, W/stride)."""
+        return self.head(self.neck(self.backbone(images)))
+
+
+def build_model(variant: str = "yolov8n-lite", num_classes: int = 80, **parts: Any) -> YOLO:
+    """A freshly initialised detector.
+
+    Args:
+        variant: a key of `VARIANTS`, such as `yolov8n`, `yolov8n-lite`, `yolov8s-lite-adown`.
+        num_classes: number of object classes.
+        **parts: fields of `ModelSpec` to change (`block`, `downsample`, `neck`, `levels`, ...); None keeps the variant's.
+
+    Raises:
+        UserError: an unknown variant, or parts that do not go together.
+    """
+    if variant not in VARIANTS:
+        raise UserError(f"unknown variant {variant!r}: choose one of {', '.join(VARIANTS)}")
+    changes = {key: value for key, value in parts.items() if value is not None}
+    unknown = changes.keys() - {field.name for field in dataclasses.fields(ModelSpec)}
+    if unknown:
+        raise UserError(f"unknown model part {', '.join(sorted(unknown))}")
+    spec = VARIANTS[variant]
+    if changes.get("neck") == "pafpn" and spec.neck == "afpn":  # the variant's AFPN settings do not carry over
+        spec = dataclasses.replace(spec, neck="pafpn", neck_divisor=None, neck_width=None, neck_init=None)
+    return YOLO(dataclasses.replace(spec, **changes), num_classes)

@@ -1,0 +1,128 @@
+"""From the head's raw maps to boxes and scores, and from those to detections.
+
+Notation: B images, A anchors over all levels, C classes, R bins, D detections of one image.
+Boxes are xyxy in input pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from yolo_lite.ops.anchors import ltrb_to_xyxy, make_anchors
+from yolo_lite.ops.dfl import expected_distance
+
+# Evaluation keeps nearly everything, since mAP integrates over all thresholds; prediction shows what is likely true.
+EVAL_SCORE = 0.001
+EVAL_IOU = 0.7
+PREDICT_SCORE = 0.25
+PREDICT_IOU = 0.7
+MAX_DETECTIONS = 300
+# Candidates that enter NMS, best scores first: a fixed number, so that results never depend on the machine's speed.
+MAX_CANDIDATES = 30_000
+
+
+@dataclass
+class Decoded:
+    """What the raw maps say, level by level laid out as one list of anchors. All in float32.
+
+    Attributes:
+        log_probability: (B, 4, R, A) of the box sides' distributions.
+        logits: (B, C, A) of the classes.
+        boxes_xyxy: (B, A, 4) in input pixels.
+        centers_xy: (A, 2) in grid units.
+        stride: (A, 1) input pixels per grid unit.
+    """
+
+    log_probability: Tensor
+    logits: Tensor
+    boxes_xyxy: Tensor
+    centers_xy: Tensor
+    stride: Tensor
+
+
+def decode_maps(maps: Sequence[Tensor], strides: Sequence[int], reg_max: int) -> Decoded:
+    """Raw head maps, per level (B, 4R + C, H_l, W_l), to boxes and logits, in float32 whatever the precision."""
+    flat = torch.cat([x.flatten(2) for x in maps], dim=2).float()  # (B, 4R + C, A)
+    box_logits, logits = flat.split([4 * reg_max, flat.shape[1] - 4 * reg_max], dim=1)
+    log_probability = box_logits.unflatten(1, (4, reg_max)).log_softmax(dim=2)
+    centers_xy, stride = make_anchors(maps, strides)
+    boxes_xyxy = ltrb_to_xyxy(expected_distance(log_probability), centers_xy) * stride
+    return Decoded(log_probability, logits, boxes_xyxy, centers_xy, stride)
+
+
+@dataclass
+class Detections:
+    """Detections of one image, best first.
+
+    Attributes:
+        boxes_xyxy: (D, 4) in the pixels of the image that they were found on.
+        scores: (D,) in 0..1.
+        labels: (D,) class indices from 0.
+    """
+
+    boxes_xyxy: Tensor
+    scores: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def to(self, device: torch.device | str) -> Detections:
+        """The same on another device."""
+        return Detections(self.boxes_xyxy.to(device), self.scores.to(device), self.labels.to(device))
+
+
+def select_detections(
+    boxes_xyxy: Tensor,
+    scores: Tensor,
+    score_threshold: float,
+    iou_threshold: float,
+    max_detections: int = MAX_DETECTIONS,
+    multi_label: bool = True,
+) -> Detections:
+    """Threshold and class-aware non-maximum suppression for one image.
+
+    Args:
+        boxes_xyxy: (A, 4).
+        scores: (A, C) in 0..1.
+        score_threshold: keep what scores higher.
+        iou_threshold: of two boxes of one class that overlap more, the better stays.
+        max_detections: keep at most so many.
+        multi_label: a box may stay once for each class above the threshold; otherwise only for its best class.
+    """
+    if multi_label:
+        anchor, label = (scores > score_threshold).nonzero(as_tuple=True)
+        score = scores[anchor, label]
+    else:
+        score, label = scores.max(dim=1)
+        anchor = (score > score_threshold).nonzero().squeeze(1)
+        score, label = score[anchor], label[anchor]
+    if len(score) > MAX_CANDIDATES:
+        score, best = score.topk(MAX_CANDIDATES)
+        anchor, label = anchor[best], label[best]
+    boxes = boxes_xyxy[anchor]
+    keep = batched_nms(boxes, score, label, iou_threshold)[:max_detections]
+    return Detections(boxes[keep], score[keep], label[keep])
+
+
+def detect(
+    maps: Sequence[Tensor],
+    strides: Sequence[int],
+    reg_max: int,
+    score_threshold: float = PREDICT_SCORE,
+    iou_threshold: float = PREDICT_IOU,
+    max_detections: int = MAX_DETECTIONS,
+    multi_label: bool = True,
+) -> list[Detections]:
+    """Raw head maps of a batch to detections per image, in input pixels. Arguments as in `select_detections`."""
+    decoded = decode_maps(maps, strides, reg_max)
+    scores = decoded.logits.sigmoid().transpose(1, 2)  # (B, A, C)
+    return [
+        select_detections(boxes, score, score_threshold, iou_threshold, max_detections, multi_label)
+        for boxes, score in zip(decoded.boxes_xyxy, scores, strict=True)
+    ]
