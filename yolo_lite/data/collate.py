@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from yolo_lite.losses.detection import Targets
+from yolo_lite.data.types import Batch, Sample, Targets
 
 
 def pad_targets(image_index: Tensor, labels: Tensor, boxes_xyxy: Tensor, batch_size: int) -> Targets:
@@ -18,7 +21,7 @@ def pad_targets(image_index: Tensor, labels: Tensor, boxes_xyxy: Tensor, batch_s
         batch_size: number of images, those without objects included.
     """
     counts = torch.bincount(image_index, minlength=batch_size)
-    width = int(counts.max()) if len(counts) else 0
+    width = int(counts.max()) if batch_size else 0
     order = torch.argsort(image_index, stable=True)
     image_index = image_index[order]
     slot = torch.arange(len(order)) - (counts.cumsum(0) - counts)[image_index]
@@ -31,3 +34,20 @@ def pad_targets(image_index: Tensor, labels: Tensor, boxes_xyxy: Tensor, batch_s
     targets.boxes_xyxy[image_index, slot] = boxes_xyxy[order]
     targets.mask[image_index, slot] = True
     return targets
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples of one size."""
+    # Stacked as they are decoded (H, W, 3); the permuted view is channels-last, which is what the convolutions like.
+    images = torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2)
+    counts = torch.tensor([len(s.labels) for s in samples])
+    image_index = torch.arange(len(samples)).repeat_interleave(counts)
+    labels = torch.from_numpy(np.concatenate([s.labels for s in samples]))
+    boxes = torch.from_numpy(np.concatenate([s.boxes_xyxy for s in samples]))
+    return Batch(
+        images=images,
+        targets=pad_targets(image_index, labels, boxes, len(samples)),
+        image_ids=torch.tensor([s.image_id for s in samples]),
+        original_sizes=torch.tensor([s.original_size for s in samples]),
+        letterboxes=torch.tensor([s.letterbox for s in samples], dtype=torch.float32),
+    )

@@ -13,26 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from yolo_lite.data.types import Targets
 from yolo_lite.losses.assigner import TaskAlignedAssigner
 from yolo_lite.ops.anchors import xyxy_to_ltrb
 from yolo_lite.ops.boxes import complete_iou
 from yolo_lite.ops.dfl import distribution_focal_loss
 from yolo_lite.ops.postprocess import decode_maps
-
-
-@dataclass
-class Targets:
-    """Ground truth of a batch, padded to the most crowded image of it.
-
-    Attributes:
-        labels: (B, G) int64 class indices, 0 where padded.
-        boxes_xyxy: (B, G, 4) float32 in input pixels, 0 where padded.
-        mask: (B, G) bool, False where padded.
-    """
-
-    labels: Tensor
-    boxes_xyxy: Tensor
-    mask: Tensor
 
 
 @dataclass

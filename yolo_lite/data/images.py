@@ -1,0 +1,133 @@
+"""Image files: a quick check of the header and the end, decoding to upright RGB, the shared cache."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from yolo_lite.utils.errors import UserError
+
+# The last marker of a complete file; writers may append a little after it.
+END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+TAIL_BYTES = 4096
+EXIF_ORIENTATION = 274
+Image.MAX_IMAGE_PIXELS = None  # large aerial images are legitimate; nothing here trusts unknown senders
+
+
+@dataclass(frozen=True)
+class ImageProblem:
+    """Why an image cannot be used."""
+
+    path: Path
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.reason})"
+
+
+def inspect_image(path: Path) -> tuple[int, int] | ImageProblem:
+    """(height, width) of the upright image, or what is wrong with the file. Reads the header and the end only."""
+    try:
+        with open(path, "rb") as file, Image.open(file) as image:
+            width, height = image.size
+            if image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8):
+                width, height = height, width
+            marker = END_MARKERS.get(image.format or "")
+            if marker is not None:
+                file.seek(0, os.SEEK_END)
+                file.seek(max(0, file.tell() - TAIL_BYTES))
+                if marker not in file.read():
+                    return ImageProblem(path, "truncated")
+    except FileNotFoundError:
+        return ImageProblem(path, "missing")
+    except OSError as error:
+        return ImageProblem(path, "not an image" if error.errno is None else str(error.strerror))
+    except Exception as error:  # PIL raises what its plug-ins raise, SyntaxError included
+        return ImageProblem(path, f"unreadable: {error}")
+    return height, width
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Decode to (H, W, 3) uint8 RGB, upright.
+
+    Raises:
+        UserError: it cannot be decoded.
+    """
+    try:
+        data = np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise UserError(f"cannot read image {path}: {error.strerror}") from None
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) else None
+    if image is not None:
+        return image
+    try:  # formats that OpenCV was built without
+        with Image.open(path) as picture:
+            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    except Exception as error:
+        raise UserError(f"cannot decode image {path}: {error}") from None
+
+
+def resized_shape(height: int, width: int, longest: int) -> tuple[int, int]:
+    """Shape with the longer side `longest` and the aspect ratio kept to a pixel."""
+    ratio = longest / max(height, width)
+    return max(1, round(height * ratio)), max(1, round(width * ratio))
+
+
+def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize: by area where it shrinks (no aliasing), bilinear where it grows."""
+    if image.shape[:2] == (height, width):
+        return image
+    shrinks = height * width < image.shape[0] * image.shape[1]
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+class SharedImageCache:
+    """Decoded and resized images in memory that all worker processes share, filled as they are first used.
+
+    Args:
+        shapes: (N, 2) int height, width of each resized image.
+    """
+
+    def __init__(self, shapes: np.ndarray) -> None:
+        self._shapes = shapes
+        self._offsets = np.concatenate([[0], np.cumsum(shapes.astype(np.int64).prod(axis=1) * 3)])
+        self._pixels = torch.empty(int(self._offsets[-1]), dtype=torch.uint8).share_memory_()
+        self._is_filled = torch.zeros(len(shapes), dtype=torch.uint8).share_memory_()
+
+    @staticmethod
+    def size_in_bytes(shapes: np.ndarray) -> int:
+        """What the cache of such images takes."""
+        return int(shapes.astype(np.int64).prod(axis=1).sum() * 3)
+
+    @staticmethod
+    def room_in_bytes() -> int:
+        """What it may take: half of the free memory, within what the shared-memory file system has."""
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+        try:
+            with open("/proc/meminfo") as file:
+                available = next(line for line in file if line.startswith("MemAvailable"))
+                free = int(available.split()[1]) * 1024
+        except (OSError, StopIteration):
+            pass
+        shared = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else free
+        return min(free // 2, shared * 9 // 10)
+
+    def _view(self, i: int) -> np.ndarray:
+        height, width = self._shapes[i]
+        return self._pixels[self._offsets[i] : self._offsets[i + 1]].numpy().reshape(height, width, 3)
+
+    def get(self, i: int) -> np.ndarray | None:
+        """The image, not to be written to, or None where it is not there yet."""
+        return self._view(i) if self._is_filled[i] else None
+
+    def put(self, i: int, image: np.ndarray) -> None:
+        """Store; two workers that store the same image at once write the same bytes."""
+        self._view(i)[...] = image
+        self._is_filled[i] = 1
