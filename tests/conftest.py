@@ -1,0 +1,133 @@
+"""Shared fixtures: the real data sets where they are at hand, and a small COCO data set that is drawn on the spot."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import pytest
+
+Layout = Literal["plain", "official", "roboflow", "flat"]
+
+BACKGROUND = 40
+# Pure colours: one channel less the largest of the others is zero on every grey, so that they can be measured again.
+COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (255, 0, 255))
+SPLIT_NAMES: dict[str, tuple[str, str]] = {  # (train, val)
+    "plain": ("train", "val"),
+    "official": ("train2017", "val2017"),
+    "roboflow": ("train", "valid"),
+    "flat": ("train", "val"),
+}
+
+
+def split_paths(root: Path, layout: Layout, split: Literal["train", "val"]) -> tuple[Path, Path]:
+    """Annotation file and image folder of a split."""
+    name = SPLIT_NAMES[layout][0 if split == "train" else 1]
+    if layout == "plain":
+        return root / "annotations" / f"{name}.json", root / "images" / name
+    if layout == "official":
+        return root / "annotations" / f"instances_{name}.json", root / name
+    if layout == "roboflow":
+        return root / name / "_annotations.coco.json", root / name
+    return root / f"{name}.json", root / name
+
+
+def make_coco(
+    root: Path,
+    num_train: int = 8,
+    num_val: int = 4,
+    size: tuple[int, int] = (96, 128),
+    num_classes: int = 2,
+    layout: Layout = "plain",
+    empty_images: Collection[int] = (),
+    category_ids: Sequence[int] | None = None,
+    boxes_per_image: int = 1,
+    background: Sequence[int] = (),
+    suffix: str = ".png",
+    seed: int = 0,
+) -> Path:
+    """Draw a data set of coloured rectangles on grey: class c has `COLOURS[c]`, boxes are exact.
+
+    Args:
+        root: where to; created.
+        num_train, num_val: images of each split.
+        size: height, width.
+        num_classes: at most `len(COLOURS)`.
+        layout: where files go: `plain` annotations/train.json + images/train, `official` as COCO 2017, `roboflow`,
+            `flat` train.json + train/.
+        empty_images: positions in each split of images without objects.
+        category_ids: the file's ids, one for each class, in the order in which they are written; None: 1, 2, ...
+        boxes_per_image: rectangles in the other images, side by side.
+        background: grey of image i is `background[i % len]`; empty: always the same.
+        suffix: of the image files.
+        seed: of the places.
+
+    Returns:
+        The root.
+    """
+    rng = np.random.default_rng(seed)
+    ids = list(category_ids) if category_ids is not None else list(range(1, num_classes + 1))
+    height, width = size
+    for split, count in (("train", num_train), ("val", num_val)):
+        annotation_file, image_dir = split_paths(root, layout, split)  # type: ignore[arg-type]
+        image_dir.mkdir(parents=True, exist_ok=True)
+        annotation_file.parent.mkdir(parents=True, exist_ok=True)
+        images, annotations = [], []
+        for i in range(count):
+            grey = background[i % len(background)] if background else BACKGROUND
+            picture = np.full((height, width, 3), grey, dtype=np.uint8)
+            image_id = 100 + 7 * i
+            for k in range(0 if i in empty_images else boxes_per_image):
+                room = width // boxes_per_image
+                w, h = int(rng.integers(room // 3, room - 4)), int(rng.integers(height // 3, height - 4))
+                x, y = k * room + int(rng.integers(2, room - w - 1)), int(rng.integers(2, height - h - 1))
+                label = (i + k) % num_classes
+                picture[y : y + h, x : x + w] = COLOURS[label]
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": image_id,
+                        "category_id": ids[label],
+                        "bbox": [x, y, w, h],
+                        "area": w * h,
+                        "iscrowd": 0,
+                    }
+                )
+            name = f"{split}_{i:03d}{suffix}"
+            assert cv2.imwrite(str(image_dir / name), picture[..., ::-1])
+            images.append({"id": image_id, "file_name": name, "height": height, "width": width})
+        categories = [{"id": ids[c], "name": f"class{c}"} for c in range(num_classes)]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        annotation_file.write_text(json.dumps(content))
+    return root
+
+
+@pytest.fixture
+def tiny_coco(tmp_path: Path) -> Callable[..., Path]:
+    """`make_coco` into a new folder: `tiny_coco(num_train=4, layout="roboflow")`."""
+    made = 0
+
+    def make(**options: Any) -> Path:
+        nonlocal made
+        made += 1
+        return make_coco(tmp_path / f"coco{made}", **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Callable[[str], Path]:
+    """The folder of a real data set by name; the test is skipped where it is not at hand."""
+    root = Path(os.environ.get("YOLO_LITE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+    def find(name: str) -> Path:
+        if not (root / name).is_dir():
+            pytest.skip(f"no data set {name} in {root} (YOLO_LITE_DATA)")
+        return root / name
+
+    return find

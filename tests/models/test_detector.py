@@ -1,0 +1,131 @@
+"""The whole detector: shapes, gradients, initial state, and what it refuses to build."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from yolo_lite.models import VARIANTS, build_model
+from yolo_lite.utils.errors import UserError
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 160)])
+@pytest.mark.parametrize(
+    ("variant", "parts", "strides"),
+    [
+        ("yolov8n", {}, (8, 16, 32)),
+        ("yolov8m", {}, (8, 16, 32)),
+        ("yolov8n-lite", {}, (4, 8, 16, 32)),
+        ("yolov8s-lite", {}, (4, 8, 16, 32)),
+        ("yolov8n-lite-adown", {}, (4, 8, 16, 32)),
+        ("yolov8n", {"levels": "P2-P5"}, (4, 8, 16, 32)),
+        ("yolov8n", {"neck": "afpn", "levels": "P3-P5"}, (8, 16, 32)),
+        ("yolov8n-lite", {"neck": "pafpn"}, (8, 16, 32)),
+        ("yolov8n-lite", {"neck_divisor": 4, "neck_width": 64}, (4, 8, 16, 32)),
+        ("yolov8n", {"downsample": "adown", "reg_max": 8}, (8, 16, 32)),
+    ],
+)
+def test_output_shapes(
+    variant: str, parts: dict[str, Any], strides: tuple[int, ...], size: tuple[int, int]
+) -> None:
+    with torch.device("meta"):
+        model = build_model(variant, 3, **parts)
+        maps = model(torch.zeros(2, 3, *size))
+    channels = 4 * parts.get("reg_max", 16) + 3
+    assert tuple(model.strides) == strides
+    assert [tuple(x.shape) for x in maps] == [(2, channels, size[0] // s, size[1] // s) for s in strides]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_builds(variant: str) -> None:
+    with torch.device("meta"):
+        assert len(build_model(variant, 3).head.box) == (4 if "lite" in variant else 3)
+
+
+@pytest.mark.parametrize("variant", ["yolov8n", "yolov8n-lite", "yolov8n-lite-adown"])
+def test_gradients_reach_every_trainable_parameter(variant: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(variant, 2).train()
+    maps = model(torch.rand(2, 3, 96, 96))
+    sum((x * torch.randn_like(x)).sum() for x in maps).backward()
+    fixed = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert fixed == {"head.bins"}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            assert p.grad is not None, name
+            assert torch.isfinite(p.grad).all(), name
+            if not name.endswith("conv.bias"):  # before a BatchNorm in training mode a bias has no effect
+                assert p.grad.abs().max() > 0, name
+
+
+def test_initial_bias_and_bins() -> None:
+    head = build_model("yolov8n-lite", 5).head
+    assert torch.equal(head.bins, torch.arange(16.0))
+    for box, classes, stride in zip(head.box, head.classes, head.strides, strict=True):
+        assert (box[-1].bias == 1).all()
+        assert classes[-1].bias[0].item() == pytest.approx(math.log(5 / 5 / (640 / stride) ** 2))
+
+
+def test_published_neck_initialisation() -> None:
+    torch.manual_seed(0)
+    published = build_model("yolov8n-lite", 1, neck_init="published").neck
+    default = build_model("yolov8n-lite", 1).neck
+    weight = published.expand[3].conv.weight.detach()
+    assert weight.std() == pytest.approx(0.02 * math.sqrt(2 / (32 + 128)), rel=0.1)
+    assert default.expand[3].conv.weight.std().item() > 10 * weight.std()
+    norms = torch.cat([m.weight.detach() for m in published.modules() if isinstance(m, torch.nn.BatchNorm2d)])
+    assert norms.mean() == pytest.approx(1, abs=0.01)
+    assert norms.std() == pytest.approx(0.02, rel=0.2)
+
+
+def test_evaluation_is_deterministic_and_changes_nothing() -> None:
+    model = build_model("yolov8n-lite", 2).eval()
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        first, second = model(images), model(images)
+        alone = model(images[1:])
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    for both, one in zip(first, alone, strict=True):
+        torch.testing.assert_close(both[1:], one, rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("variant", "num_classes", "parts", "named"),
+    [
+        ("yolov9", 1, {}, "yolov9"),
+        ("yolov8n", 0, {}, "num_classes=0"),
+        ("yolov8n", -3, {}, "num_classes=-3"),
+        ("yolov8n", 1, {"neck_divisor": 4}, "neck_divisor=4"),
+        ("yolov8n", 1, {"neck_width": 64}, "neck_width=64"),
+        ("yolov8n", 1, {"neck_init": "published"}, "neck_init='published'"),
+        ("yolov8n-lite", 1, {"neck": "pafpn", "neck_divisor": 4}, "neck_divisor=4"),
+        ("yolov8n-lite", 1, {"neck_divisor": 0}, "neck_divisor=0"),
+        ("yolov8n-lite", 1, {"neck_width": -1}, "neck_width=-1"),
+        ("yolov8n", 1, {"neck": "bifpn"}, "bifpn"),
+        ("yolov8n", 1, {"reg_max": 1}, "reg_max=1"),
+        ("yolov8n", 1, {"colour": "red"}, "colour"),
+    ],
+)
+def test_refusals_are_one_line(variant: str, num_classes: int, parts: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError) as error:
+        build_model(variant, num_classes, **parts)
+    assert named in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("parts", [{"block": "resnet"}, {"downsample": "pool"}, {"levels": "P1-P5"}])
+def test_unknown_choices_are_user_errors(parts: dict[str, Any]) -> None:
+    (value,) = parts.values()
+    with pytest.raises(UserError, match=value):
+        build_model("yolov8n", 1, **parts)
+
+
+def test_neck_divisor_that_leaves_no_channels_is_refused() -> None:
+    """The pyramid works on 32 / 64 = 0 channels of the finest level."""
+    with pytest.raises(UserError, match="neck_divisor"):
+        build_model("yolov8n-lite", 1, neck_divisor=64)

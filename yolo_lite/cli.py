@@ -1,0 +1,116 @@
+"""The command line of train.py: links between arguments, defaults of the trainer, the run folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from yolo_lite.data.datamodule import DetectionDataModule
+from yolo_lite.data.transforms import AugmentConfig
+from yolo_lite.training.callbacks import (
+    BestAndLast,
+    EpochLine,
+    NominalBatch,
+    NonFiniteGuard,
+    Speed,
+    check_classes,
+)
+from yolo_lite.training.ema import WeightEMA
+from yolo_lite.training.module import DetectionModule
+from yolo_lite.training.pictures import PictureLogger
+from yolo_lite.training.progress import ProgressBar
+from yolo_lite.training.trainer import Trainer
+from yolo_lite.utils.runs import is_main_process, reserve_version
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "max_epochs": 100,
+    "enable_model_summary": False,
+    "gradient_clip_val": 10.0,
+    "log_every_n_steps": 10,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,  # our samplers split the data themselves, evaluation without padding
+    "callbacks": [NominalBatch(), NonFiniteGuard(), EpochLine()],
+}
+
+
+class TrainCLI(LightningCLI):
+    """Parse, check the data, build; nothing is run."""
+
+    def __init__(self, args: list[str] | None = None, defaults: Path | None = None) -> None:
+        pass
+        super().__init__(
+            DetectionModule,
+            DetectionDataModule,
+            trainer_class=Trainer,
+            trainer_defaults=TRAINER_DEFAULTS,
+            save_config_callback=SaveConfigCallback,
+            seed_everything_default=0,
+            parser_kwargs={
+                "prog": "train.py",
+                "description": "Train a light-weight YOLOv8. Without arguments: yolov8n-lite on embedded data.",
+                "default_config_files": [str(defaults)] if defaults is not None else [],
+                "exit_on_error": False,
+            },
+            args=args,
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help="resume this interrupted run")
+        parser.add_argument("--weights", type=str | None, default=None, help="start from this checkpoint's weights")
+        parser.add_argument("--runs_dir", type=str, default="runs", help="where run folders are made")
+        parser.add_argument("--name", type=str | None, default=None, help="of the run; default: variant and data")
+        parser.add_argument(
+            "--patience", type=int | None, default=None, help="stop early after so many epochs without a better mAP50-95"
+        )
+        parser.link_arguments("data.image_size", "model.image_size")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=seed_number)
+        parser.add_lightning_class_args(WeightEMA, "ema")
+        parser.add_lightning_class_args(BestAndLast, "checkpoint")
+        parser.add_lightning_class_args(PictureLogger, "pictures")
+        parser.add_lightning_class_args(Speed, "speed")
+
+    def before_instantiate_classes(self) -> None:
+        """Open the data first: it knows the classes, and what is wrong with it shows before anything is built."""
+        config = self.config
+        settings = config.data.as_dict()
+        self.checked_data = DetectionDataModule(**{**settings, "augment": AugmentConfig(**settings["augment"])})
+        names = self.checked_data.check()
+        check_classes(config.model.class_names or names, names)
+        config.model.class_names = names
+        data_name = self.checked_data.root.resolve().name if self.checked_data.root is not None else "shapes"
+        config.name = config.name or f"{config.model.variant}-{data_name}"
+
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        self.datamodule = self.checked_data  # the one that has its annotations parsed already
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """The trainer, with the loggers of a run folder of its own unless the config names others."""
+        config = self.config_init
+        callbacks: list[L.Callback] = [ProgressBar()] if sys.stderr.isatty() else []
+        if config.patience is not None:
+            callbacks.append(EarlyStopping("val/map_50_95", patience=config.patience, mode="max"))
+        if config.trainer.get("logger") is None:
+            version = reserve_version(Path(config.runs_dir), config.name) if is_main_process() else None
+            kwargs["logger"] = [
+                TensorBoardLogger(config.runs_dir, config.name, version, default_hp_metric=False),
+                CSVLogger(config.runs_dir, config.name, version),
+            ]
+            callbacks.append(LearningRateMonitor("step"))
+        kwargs["callbacks"] = [*(config.trainer.get("callbacks") or []), *callbacks]
+        kwargs["enable_progress_bar"] = sys.stderr.isatty() and config.trainer.get("enable_progress_bar") is not False
+        return super().instantiate_trainer(**kwargs)
+
+
+def seed_number(seed: bool | int | None) -> int:
+    """The seed of order and augmentation."""
+    return int(seed or 0)

@@ -1,0 +1,151 @@
+"""The LightningDataModule for COCO-format data."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import cv2
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+
+from yolo_lite.data.catalog import check_same_classes, open_split
+from yolo_lite.data.collate import collate
+from yolo_lite.data.dataset import Cache, EvalDataset, ImageSource, TrainDataset
+from yolo_lite.data.index import DetectionIndex
+from yolo_lite.data.layouts import Split
+from yolo_lite.data.sampler import EvalSampler, TrainSampler
+from yolo_lite.data.shapes import make_shapes
+from yolo_lite.data.transforms import AugmentConfig
+from yolo_lite.data.types import Batch, Sample
+from yolo_lite.utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+SHAPES_ROOT = Path("datasets/shapes")
+MAX_WORKERS = 8
+STRIDE = 32
+
+
+def start_worker(worker_id: int) -> None:
+    """One thread per worker: several would only fight with the training step."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+class DetectionDataModule(L.LightningDataModule):
+    """COCO-format data: finds it, checks it, loads it.
+
+    Args:
+        root: folder of the data; None generates and uses the embedded shapes in datasets/shapes.
+        image_size: side of the square network input, pixels, a multiple of 32.
+        batch_size: images per process and step.
+        num_workers: loader processes; None: one per core, at most 8.
+        cache: keep decoded images in memory shared by the workers: ram, none, or auto (where they fit easily).
+        augment: strength of the training augmentation.
+        max_bad_images: share of missing or broken images that is tolerated (they are left out and named).
+        train_annotations: annotation file of the training split, if it is not where it is looked for.
+        train_images: image folder of the training split, likewise.
+        val_annotations: annotation file of the validation split.
+        val_images: image folder of the validation split.
+        test_annotations: annotation file of the test split.
+        test_images: image folder of the test split.
+        seed: of order and augmentation; train.py passes --seed_everything.
+    """
+
+    def __init__(
+        self,
+        root: Path | str | None = None,
+        image_size: int = 640,
+        batch_size: int = 16,
+        num_workers: int | None = None,
+        cache: Cache = "auto",
+        augment: AugmentConfig = AugmentConfig(),  # noqa: B008 (frozen)
+        max_bad_images: float = 0.1,
+        train_annotations: Path | str | None = None,
+        train_images: Path | str | None = None,
+        val_annotations: Path | str | None = None,
+        val_images: Path | str | None = None,
+        test_annotations: Path | str | None = None,
+        test_images: Path | str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if image_size < STRIDE or image_size % STRIDE:
+            near = max(1, round(image_size / STRIDE)) * STRIDE
+            raise UserError(f"data.image_size={image_size} is not a multiple of {STRIDE}: use {near}")
+        if batch_size < 1:
+            raise UserError(f"data.batch_size={batch_size}: give at least 1")
+        self.root = None if root is None else Path(root)
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.num_workers = min(MAX_WORKERS, os.cpu_count() or 1) if num_workers is None else num_workers
+        self.cache: Cache = cache
+        self.augment = augment
+        self.max_bad_images = max_bad_images
+        self.sources: dict[Split, tuple[Path | None, Path | None]] = {
+            "train": (as_path(train_annotations), as_path(train_images)),
+            "val": (as_path(val_annotations), as_path(val_images)),
+            "test": (as_path(test_annotations), as_path(test_images)),
+        }
+        self.seed = seed
+        self.eval_split: Split = "val"
+        self._indexes: dict[Split, DetectionIndex] = {}
+
+    def index(self, split: Split) -> DetectionIndex:
+        """The checked index of a split; opened at first use."""
+        if split not in self._indexes:
+            root = make_shapes(SHAPES_ROOT) if self.root is None else self.root
+            self._indexes[split] = open_split(root, split, *self.sources[split], self.max_bad_images)
+        return self._indexes[split]
+
+    @property
+    def eval_index(self) -> DetectionIndex:
+        """The split that validation scores."""
+        return self.index(self.eval_split)
+
+    def check(self) -> list[str]:
+        """Open both splits of a training run, before anything expensive starts; returns the class names."""
+        check_same_classes(self.index("train"), self.index("val"))
+        return self.index("train").class_names
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        trainer = self.trainer
+        assert trainer is not None
+        source = ImageSource(self.index("train"), self.image_size, self.cache)
+        mosaic_epochs = self.augment.mosaic_epochs(trainer.max_epochs or 1)
+        dataset = TrainDataset(source, self.augment, mosaic_epochs, self.seed)
+        sampler = TrainSampler(len(dataset), self.seed, trainer.global_rank, trainer.world_size)
+        sampler.set_epoch(trainer.current_epoch)  # a resumed run asks for its first batches before it announces the epoch
+        return self.loader(dataset, sampler)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        trainer = self.trainer
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        dataset = EvalDataset(ImageSource(self.eval_index, self.image_size, self.cache))
+        return self.loader(dataset, EvalSampler(len(dataset), rank, world_size))
+
+    def loader(
+        self, dataset: TrainDataset | EvalDataset, sampler: TrainSampler | EvalSampler
+    ) -> DataLoader[Sample]:
+        """A loader with persistent workers."""
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            worker_init_fn=start_worker,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch.to(device, non_blocking=True)
+
+
+def as_path(value: Path | str | None) -> Path | None:
+    """A path, or None."""
+    return None if value is None else Path(value)

@@ -1,0 +1,222 @@
+"""The LightningModule: one step of training, one of scoring, the optimiser.
+
+Notation: B images, C classes. Boxes are xyxy in pixels.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+import yolo_lite
+from yolo_lite.data.index import DetectionIndex
+from yolo_lite.data.types import Batch
+from yolo_lite.losses.detection import DetectionLoss, LossItems
+from yolo_lite.models.afpn import NeckInit
+from yolo_lite.models.backbone import Block, Downsample
+from yolo_lite.models.yolo import Levels, Neck, build_model
+from yolo_lite.ops.boxes import clip_boxes
+from yolo_lite.ops.postprocess import EVAL_IOU, EVAL_SCORE, MAX_DETECTIONS, Detections, detect
+from yolo_lite.training.metrics import CocoMetric, CocoScores
+from yolo_lite.training.optim import (
+    OptimizerName,
+    Schedule,
+    WarmupDecay,
+    build_optimizer,
+    choose_optimizer,
+    default_lr,
+)
+from yolo_lite.utils.errors import UserError
+
+CHECKPOINT_FORMAT = 1
+# Where the network is in the state dict.
+MODEL_PREFIX = "model."
+
+
+class DetectionModule(L.LightningModule):
+    """A detector with its loss, its optimiser and its scoring.
+
+    Args:
+        variant: the detector: yolov8n|s|m|l|x, each also with -lite or -lite-adown.
+        class_names: names of the classes; train.py takes them from the data.
+        image_size: side of the training images, pixels; kept for scoring and prediction.
+        block: backbone block in place of the variant's.
+        downsample: backbone down-sampling in place of the variant's.
+        neck: neck in place of the variant's.
+        levels: pyramid levels in place of the neck's usual ones (P3-P5 for pafpn, P2-P5 for afpn).
+        neck_divisor: afpn: the pyramid works on the backbone's channels divided by this (8).
+        neck_width: afpn: channels of its outputs (those of P4).
+        neck_init: afpn: PyTorch's initialisation or the published one.
+        reg_max: bins of a box side's distribution (16).
+        optimizer: auto takes AdamW below 10,000 steps and SGD above.
+        lr: first learning rate; None: 0.01 for SGD, 0.002 x 5 / (4 + classes) for AdamW.
+        final_lr_fraction: last learning rate as a share of the first.
+        schedule: how it falls.
+        warmup_epochs: epochs of linear warm-up.
+        momentum: of SGD.
+        weight_decay: on convolution weights, at the nominal batch.
+        nominal_batch: gradients are accumulated until about so many images contributed to a step.
+        box_gain: weight of the CIoU loss.
+        class_gain: weight of the classification loss.
+        dfl_gain: weight of the distribution focal loss.
+        assign_top_k: candidates per object in the assignment.
+    """
+
+    def __init__(
+        self,
+        variant: str = "yolov8n-lite",
+        class_names: list[str] | None = None,
+        image_size: int = 640,
+        block: Block | None = None,
+        downsample: Downsample | None = None,
+        neck: Neck | None = None,
+        levels: Levels | None = None,
+        neck_divisor: int | None = None,
+        neck_width: int | None = None,
+        neck_init: NeckInit | None = None,
+        reg_max: int | None = None,
+        optimizer: OptimizerName = "auto",
+        lr: float | None = None,
+        final_lr_fraction: float = 0.01,
+        schedule: Schedule = "linear",
+        warmup_epochs: float = 3.0,
+        momentum: float = 0.937,
+        weight_decay: float = 5e-4,
+        nominal_batch: int = 64,
+        box_gain: float = 7.5,
+        class_gain: float = 0.5,
+        dfl_gain: float = 1.5,
+        assign_top_k: int = 10,
+    ) -> None:
+        super().__init__()
+        if not class_names:
+            raise UserError("model.class_names is empty: train.py takes it from the data; in Python give the names")
+        self.save_hyperparameters()
+        self.class_names = list(class_names)
+        self.image_size = image_size
+        self.model = build_model(
+            variant,
+            len(class_names),
+            block=block,
+            downsample=downsample,
+            neck=neck,
+            levels=levels,
+            neck_divisor=neck_divisor,
+            neck_width=neck_width,
+            neck_init=neck_init,
+            reg_max=reg_max,
+        )
+        self.reg_max = self.model.spec.reg_max
+        self.model.to(memory_format=torch.channels_last)  # 1.2 x faster with bf16, see benchmarks/README.md
+        self.loss = DetectionLoss(self.model.strides, self.reg_max, box_gain, class_gain, dfl_gain, assign_top_k)
+        self.metric = CocoMetric()
+        self.scores: CocoScores | None = None
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) uint8 -> raw head maps per level."""
+        return self.model(images.to(self.dtype) / 255)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        items = self.loss(self(batch.images), batch.targets)
+        self.log_losses("train", items, len(batch))
+        # Every image of an accumulated step weighs the same, in a short last window too: the trainer divides by the
+        # number of windows and DDP by the number of ranks, so both are multiplied back.
+        images = len(batch) * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        return items.total * images
+
+    def log_losses(self, stage: Literal["train", "val"], items: LossItems, batch_size: int) -> None:
+        """Log the three terms, weighted by their gains."""
+        values = {"box": items.box, "class": items.classes, "dfl": items.dfl}
+        self.log_dict(
+            {f"{stage}/loss_{name}": value.detach() for name, value in values.items()},
+            on_step=stage == "train",
+            on_epoch=True,
+            prog_bar=stage == "train",
+            batch_size=batch_size,
+            sync_dist=stage == "val",
+        )
+        if stage == "train":
+            self.log("train/positives", items.positives, on_step=True, batch_size=batch_size)
+
+    def detect_batch(self, batch: Batch) -> tuple[list[Tensor], list[Detections]]:
+        """Raw maps, and detections at the evaluation threshold in pixels of the original images.
+
+        In float32 whatever the precision of training, so that a checkpoint scores the same everywhere.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            maps = self(batch.images)
+        found = detect(maps, self.model.strides, self.reg_max, EVAL_SCORE, EVAL_IOU, MAX_DETECTIONS)
+        return maps, [
+            to_original(d, letterbox, size)
+            for d, letterbox, size in zip(found, batch.letterboxes, batch.original_sizes.tolist(), strict=True)
+        ]
+
+    def on_validation_epoch_start(self) -> None:
+        self.metric.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> list[Detections]:
+        maps, detections = self.detect_batch(batch)
+        self.log_losses("val", self.loss(maps, batch.targets), len(batch))
+        self.metric.update(batch.image_ids, detections)
+        return detections
+
+    def on_validation_epoch_end(self) -> None:
+        self.scores = self.metric.compute(self.ground_truth())
+        self.metric.reset()
+        values = {f"val/{name}": value for name, value in self.scores.numbers.items()}
+        values |= {f"val/ap/{name}": value for name, value in self.scores.per_class.items()}
+        self.log_dict(values, rank_zero_only=False, sync_dist=False)
+
+    def ground_truth(self) -> DetectionIndex:
+        """The index of the split that is being scored."""
+        index = getattr(self.trainer.datamodule, "eval_index", None)  # type: ignore[attr-defined]
+        if index is None:
+            raise UserError("scoring needs the ground truth of a DetectionDataModule: pass it as `datamodule`")
+        return index
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        p = self.hparams
+        total_steps = self.trainer.estimated_stepping_batches
+        name = choose_optimizer(p.optimizer, total_steps)
+        lr = default_lr(name, len(self.class_names)) if p.lr is None else p.lr
+        images = self.images_per_step()
+        optimizer = build_optimizer(self.model, name, lr, p.momentum, p.weight_decay * images / p.nominal_batch)
+        if not math.isfinite(total_steps):
+            raise UserError("the learning rate schedule needs an end: give --trainer.max_epochs or --trainer.max_steps")
+        epochs = max(1, self.trainer.max_epochs or 1)
+        warmup = min(round(p.warmup_epochs * total_steps / epochs), int(total_steps) // 2)
+        scheduler = WarmupDecay(optimizer, int(total_steps), warmup, p.final_lr_fraction, p.schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def images_per_step(self) -> int:
+        """Images that contribute to an optimiser step."""
+        batch_size = getattr(self.trainer.datamodule, "batch_size", None) or self.hparams.nominal_batch  # type: ignore[attr-defined]
+        return batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["yolo_lite"] = {
+            "format": CHECKPOINT_FORMAT,
+            "version": yolo_lite.__version__,
+            "torch": str(torch.__version__),
+            "lightning": L.__version__,
+            "python": platform.python_version(),
+            "class_names": self.class_names,
+            "variant": self.hparams.variant,
+            "image_size": self.image_size,
+            "seed": self.trainer.datamodule.seed if self.trainer.datamodule else None,  # type: ignore[attr-defined]
+        }
+
+
+def to_original(detections: Detections, letterbox: Tensor, original_size: list[int]) -> Detections:
+    """From input pixels to pixels of the original image, clipped to it."""
+    scale_x, scale_y, pad_x, pad_y = letterbox.tolist()
+    offset = detections.boxes_xyxy.new_tensor([pad_x, pad_y, pad_x, pad_y])
+    scale = detections.boxes_xyxy.new_tensor([scale_x, scale_y, scale_x, scale_y])
+    boxes = clip_boxes((detections.boxes_xyxy - offset) / scale, *original_size)
+    return Detections(boxes, detections.scores, detections.labels)

@@ -1,0 +1,86 @@
+"""A training run from arguments to the closing table."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import lightning as L
+from rich.console import Console
+from rich.table import Table
+
+from yolo_lite.cli import TrainCLI
+from yolo_lite.training.callbacks import BestAndLast, clock
+from yolo_lite.training.module import MODEL_PREFIX, DetectionModule
+from yolo_lite.utils.checkpoints import read_checkpoint, transfer_weights
+from yolo_lite.utils.errors import UserError
+from yolo_lite.utils.profiling import count_gflops, count_parameters
+
+log = logging.getLogger(__name__)
+
+
+def train(args: list[str]) -> None:
+    """Train as the arguments say.
+
+    Raises:
+        UserError: something in the arguments or in the data is wrong.
+    """
+    cli = TrainCLI(args)
+    resume, weights = cli.config.ckpt_path, cli.config.weights
+    if resume and weights:
+        raise UserError("--ckpt_path resumes a run and --weights starts a new one: give one of them")
+    if resume:
+        read_checkpoint(Path(resume))
+    if weights:
+        load_initial_weights(cli.model, Path(weights))
+    introduce(cli.model, cli.trainer)
+    started = time.monotonic()
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume)
+    if cli.trainer.is_global_zero:
+        report(cli, time.monotonic() - started)
+
+
+def load_initial_weights(module: DetectionModule, path: Path) -> None:
+    """Start from the weights of another run; every tensor that fits is taken, the others are named."""
+    checkpoint = read_checkpoint(path)
+    state = {k.removeprefix(MODEL_PREFIX): v for k, v in checkpoint["state_dict"].items()}
+    moved, new = transfer_weights(module.model, state)
+    detail = f", new: {', '.join(new[:3])}{' ...' if len(new) > 3 else ''}" if new else ""
+    log.info("moved %d of %d tensors from %s%s", moved, moved + len(new), path, detail)
+
+
+def introduce(module: DetectionModule, trainer: L.Trainer) -> None:
+    """One line on the model, one on the run folder."""
+    size, classes = module.image_size, len(module.class_names)
+    log.info(
+        "%s, %d classes, %d px: %s parameters, %.2f GFLOPs, precision %s",
+        module.hparams["variant"],
+        classes,
+        size,
+        f"{count_parameters(module.model):,}",
+        count_gflops(module.model, size),
+        trainer.precision,
+    )
+    log.info("run folder %s", trainer.log_dir)
+
+
+def report(cli: TrainCLI, seconds: float) -> None:
+    """What was reached, where it is, what to type next."""
+    trainer = cli.trainer
+    checkpoint = trainer.checkpoint_callback
+    table = Table(title=cli.config.name, show_header=False)
+    table.add_row("epochs", f"{trainer.current_epoch} in {clock(seconds)}")
+    best = checkpoint.best_model_path if isinstance(checkpoint, BestAndLast) else ""
+    if best and checkpoint is not None and checkpoint.best_model_score is not None:  # type: ignore[attr-defined]
+        table.add_row("best mAP50-95", f"{float(checkpoint.best_model_score):.4f}")  # type: ignore[attr-defined]
+    for key, label in (("val/map_50_95", "last mAP50-95"), ("val/map_50", "last mAP50")):
+        if key in trainer.callback_metrics:
+            table.add_row(label, f"{float(trainer.callback_metrics[key]):.4f}")
+    table.add_row("run folder", str(trainer.log_dir))
+    console = Console(soft_wrap=True)
+    console.print(table)
+    root = f" --data.root {cli.datamodule.root}" if cli.datamodule.root is not None else ""
+    if best:
+        console.print(f"next: python eval.py --checkpoint {best}{root} --split val", markup=False, highlight=False)
+    console.print(f"      tensorboard --logdir {cli.config.runs_dir}", markup=False, highlight=False)

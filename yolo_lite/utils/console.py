@@ -1,0 +1,54 @@
+"""How the commands speak: one log format, one line for an error, an exit code."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+
+from jsonargparse import ArgumentError
+
+from yolo_lite.utils.errors import EXIT_OK, EXIT_USER_ERROR, UserError
+
+
+def set_up_logging() -> None:
+    """Our messages in full, those of the libraries from warnings up, without the ones that ask for nothing."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    ours = logging.getLogger("yolo_lite")
+    ours.handlers = [handler]
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for pattern in (
+        ".*does not have many workers.*",
+        ".*Trying to infer the `batch_size`.*",
+        ".*The number of training batches.*",
+        ".*`isinstance\\\\(treespec, LeafSpec\\\\)` is deprecated.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*Experiment logs directory .* exists and is not empty.*",
+        ".*lr_scheduler.step.*before.*optimizer.step.*",
+    ):
+        warnings.filterwarnings("ignore", pattern)
+
+
+def run_command(command: Callable[[], None]) -> int:
+    """Run a command; what a user can mend becomes one line on stderr. Returns the exit code."""
+    set_up_logging()
+    try:
+        command()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except ArgumentError as error:
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    return EXIT_OK
+
+
+def one_line(message: str) -> str:
+    """The lines of a parser's message, joined."""
+    return " ".join(line.strip() for line in message.splitlines() if line.strip())
