@@ -42,8 +42,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 class TrainCLI(LightningCLI):
     """Parse, check the data, build; nothing is run."""
 
-    def __init__(self, args: list[str] | None = None, defaults: Path | None = None) -> None:
-        pass
+    def __init__(self, args: list[str] | None = None) -> None:
         super().__init__(
             DetectionModule,
             DetectionDataModule,
@@ -54,7 +53,6 @@ class TrainCLI(LightningCLI):
             parser_kwargs={
                 "prog": "train.py",
                 "description": "Train a light-weight YOLOv8. Without arguments: yolov8n-lite on embedded data.",
-                "default_config_files": [str(defaults)] if defaults is not None else [],
                 "exit_on_error": False,
             },
             args=args,
