@@ -64,7 +64,9 @@ def test_loss_and_gradients(prefix: str) -> None:
     data = case("loss", prefix)
     maps = [data[f"map{i}"].clone().requires_grad_() for i in range(3)]
     batch = len(maps[0])
-    targets = pad_targets(data["image_index"].long().view(-1), data["labels"].long().view(-1), data["boxes_xyxy"], batch)
+    targets = pad_targets(
+        data["image_index"].long().view(-1), data["labels"].long().view(-1), data["boxes_xyxy"], batch
+    )
     items = DetectionLoss(strides=(8, 16, 32))(maps, targets)
     assert_close(torch.stack([items.box, items.classes, items.dfl]), data["out_items_box_cls_dfl"])
     total = items.total * batch

@@ -67,7 +67,10 @@ class TrainCLI(LightningCLI):
         parser.add_argument("--runs_dir", type=str, default="runs", help="where run folders are made")
         parser.add_argument("--name", type=str | None, default=None, help="of the run; default: variant and data")
         parser.add_argument(
-            "--patience", type=int | None, default=None, help="stop early after so many epochs without a better mAP50-95"
+            "--patience",
+            type=int | None,
+            default=None,
+            help="stop early after so many epochs without a better mAP50-95",
         )
         parser.link_arguments("data.image_size", "model.image_size")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=seed_number)

@@ -13,6 +13,7 @@ from yolo_lite.data.catalog import open_split
 from yolo_lite.data.dataset import EvalDataset, ImageSource, TrainDataset
 from yolo_lite.data.transforms import AugmentConfig, letterbox
 from yolo_lite.data.types import SampleKey
+from yolo_lite.utils.errors import UserError
 
 STILL_COLOURS = {"hsv_hue": 0.0, "hsv_saturation": 0.0, "hsv_value": 0.0}
 # Channels that shine, for the first three colours of the drawn data set.
@@ -77,26 +78,19 @@ def test_training_pipeline_keeps_boxes_on_their_objects(
 
 
 @pytest.mark.parametrize("mosaic_epochs", [0, 10])
-def test_every_visible_object_has_a_box_of_its_class(tiny_coco: Callable[..., Path], mosaic_epochs: int) -> None:
+def test_every_box_is_filled_with_the_colour_of_its_class(tiny_coco: Callable[..., Path], mosaic_epochs: int) -> None:
     root = tiny_coco(num_train=9, num_classes=NUM_CLASSES)
     source = ImageSource(open_split(root, "train"), 128, "none")
     dataset = TrainDataset(source, AugmentConfig(**STILL_COLOURS), mosaic_epochs, 0)
+    boxes = 0
     for epoch in range(4):
         for i in range(9):
             sample = dataset[SampleKey(epoch, i)]
-            for label in range(NUM_CLASSES):
-                cover = shine(sample.image, label)
-                boxes = sample.boxes_xyxy[sample.labels == label]
-                inside = np.zeros_like(cover, dtype=bool)
-                for x1, y1, x2, y2 in boxes:
-                    inside[int(y1) : int(np.ceil(y2)), int(x1) : int(np.ceil(x2))] = True
-                if len(boxes) == 0:  # at most a sliver that was not worth a label
-                    assert cover.sum() < 0.12 * 96 * 128 * 1.5**2
-                outside = np.where(inside, 0, cover)
-                boxed = np.where(inside, cover, 0)
-                assert boxed.sum() > 0.85 * sum((b[2] - b[0]) * (b[3] - b[1]) for b in boxes) - 4
-                if len(boxes):
-                    assert outside.sum() < 0.12 * 96 * 128 * 1.5**2
+            for (x1, y1, x2, y2), label in zip(sample.boxes_xyxy, sample.labels, strict=True):
+                cover = shine(sample.image, int(label))[int(y1 + 1) : int(y2), int(x1 + 1) : int(x2)]
+                assert cover.size == 0 or cover.mean() > 0.9
+                boxes += 1
+    assert boxes > 36 * 0.8
 
 
 @pytest.mark.parametrize("image_size", [64, 96, 128, 160])
@@ -119,7 +113,7 @@ def test_evaluation_pipeline_keeps_boxes_on_their_objects(
 def test_letterbox_is_undone_by_its_inverse(
     tiny_coco: Callable[..., Path], image_size: int, size: tuple[int, int]
 ) -> None:
-    root = tiny_coco(num_val=2, size=size, num_train=1) if min(size) > 30 else tiny_coco(num_val=2, size=size)
+    root = tiny_coco(num_train=1, num_val=2, size=size)
     index = open_split(root, "val")
     dataset = EvalDataset(ImageSource(index, image_size, "none"))
     for i in range(2):
@@ -148,7 +142,5 @@ def test_letterbox_pads_evenly_with_grey() -> None:
     [{"mosaic": 1.5}, {"mixup": -0.1}, {"flip": 2}, {"scale": 1.0}, {"translate": -0.1}, {"close_mosaic": -1}],
 )
 def test_impossible_strengths_are_refused(options: dict[str, float]) -> None:
-    from yolo_lite.utils.errors import UserError
-
     with pytest.raises(UserError, match=next(iter(options))):
         AugmentConfig(**options)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ seeds = st.integers(0, 2**32)
 
 
 def indices(sampler: TrainSampler) -> list[int]:
-    return [key.index for key in sampler]
+    return [key.image for key in sampler]
 
 
 @given(sizes, seeds, st.integers(0, 500))
@@ -25,7 +25,7 @@ def test_an_epoch_is_a_permutation_that_carries_its_number(num_images: int, seed
     keys = list(sampler)
     assert len(keys) == len(sampler) == num_images
     assert all(isinstance(key, SampleKey) and key.epoch == epoch for key in keys)
-    assert sorted(key.index for key in keys) == list(range(num_images))
+    assert sorted(key.image for key in keys) == list(range(num_images))
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

@@ -122,9 +122,7 @@ def test_albumentations_draws_differ_too(tiny_coco: Callable[..., Path], probabi
     dataset = make_dataset(root, AugmentConfig(**still, **options))
     sampler = TrainSampler(16)
     loader = make_loader(dataset, sampler, workers=2, persistent=False)
-    epochs = [
-        [x.images.permute(0, 2, 3, 1).numpy() for x in batches] for batches in run_epochs(loader, sampler, 2)
-    ]
+    epochs = [[x.images.permute(0, 2, 3, 1).numpy() for x in batches] for batches in run_epochs(loader, sampler, 2)]
     images = [[image.tobytes() for batch in batches for image in batch] for batches in epochs]
     if probability == "flip":
         assert len(set(images[0])) == len(set(images[1])) == 2

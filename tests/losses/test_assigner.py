@@ -204,9 +204,7 @@ def test_perfect_prediction_has_target_score_one() -> None:
     scores, pred, centers, *_ = random_case(0, batch=1)
     box = torch.tensor([[[8.0, 8, 56, 56]]])
     pred[0, 20] = box[0, 0]  # row 2, column 4 of the finer level
-    result = TaskAlignedAssigner()(
-        scores, pred, centers, torch.tensor([[1]]), box, torch.ones(1, 1, dtype=torch.bool)
-    )
+    result = TaskAlignedAssigner()(scores, pred, centers, torch.tensor([[1]]), box, torch.ones(1, 1, dtype=torch.bool))
     assert result.scores[0, 20, 1].item() == pytest.approx(1, abs=1e-3)
 
 

@@ -28,9 +28,7 @@ from yolo_lite.utils.errors import UserError
         ("yolov8n", {"downsample": "adown", "reg_max": 8}, (8, 16, 32)),
     ],
 )
-def test_output_shapes(
-    variant: str, parts: dict[str, Any], strides: tuple[int, ...], size: tuple[int, int]
-) -> None:
+def test_output_shapes(variant: str, parts: dict[str, Any], strides: tuple[int, ...], size: tuple[int, int]) -> None:
     with torch.device("meta"):
         model = build_model(variant, 3, **parts)
         maps = model(torch.zeros(2, 3, *size))

@@ -40,7 +40,7 @@ def test_anchors_follow_the_layout_of_the_maps(shapes: list[tuple[int, int]], dt
 
 
 def test_as_many_strides_as_maps() -> None:
-    with pytest.raises(ValueError, match="strict|shorter|longer"):
+    with pytest.raises(ValueError, match=r"strict|shorter|longer"):
         make_anchors([torch.zeros(1, 1, 2, 2)], [8, 16])
 
 

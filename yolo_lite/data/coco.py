@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,7 @@ class Field:
 
     def size(self, key: str) -> int:
         value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, Real) or not 1 <= value <= MAX_COORDINATE:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= MAX_COORDINATE:
             raise UserError(f"{self.where}: {key} is {value!r:.80}, not a number of pixels")
         return int(value)
 
@@ -91,13 +90,13 @@ class Field:
         if not isinstance(value, list) or len(value) != 4:
             raise UserError(f"{self.where}: {key} is {value!r:.80}, not [left, top, width, height]")
         for x in value:
-            if isinstance(x, bool) or not isinstance(x, Real) or not math.isfinite(x) or abs(x) > MAX_COORDINATE:
+            if isinstance(x, bool) or not isinstance(x, int | float) or not math.isfinite(x) or abs(x) > MAX_COORDINATE:
                 raise UserError(f"{self.where}: {key} is {value!r:.80}: every number must be finite and in pixels")
         return value
 
     def area(self, box: list[float]) -> float:
         value = self.entry.get("area", box[2] * box[3])
-        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise UserError(f"{self.where}: area is {value!r:.80}, not a number")
         return float(value)
 

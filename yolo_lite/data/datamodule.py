@@ -118,7 +118,9 @@ class DetectionDataModule(L.LightningDataModule):
         mosaic_epochs = self.augment.mosaic_epochs(trainer.max_epochs or 1)
         dataset = TrainDataset(source, self.augment, mosaic_epochs, self.seed)
         sampler = TrainSampler(len(dataset), self.seed, trainer.global_rank, trainer.world_size)
-        sampler.set_epoch(trainer.current_epoch)  # a resumed run asks for its first batches before it announces the epoch
+        sampler.set_epoch(
+            trainer.current_epoch
+        )  # a resumed run asks for its first batches before it announces the epoch
         return self.loader(dataset, sampler)
 
     def val_dataloader(self) -> DataLoader[Sample]:
@@ -127,9 +129,7 @@ class DetectionDataModule(L.LightningDataModule):
         dataset = EvalDataset(ImageSource(self.eval_index, self.image_size, self.cache))
         return self.loader(dataset, EvalSampler(len(dataset), rank, world_size))
 
-    def loader(
-        self, dataset: TrainDataset | EvalDataset, sampler: TrainSampler | EvalSampler
-    ) -> DataLoader[Sample]:
+    def loader(self, dataset: TrainDataset | EvalDataset, sampler: TrainSampler | EvalSampler) -> DataLoader[Sample]:
         """A loader with persistent workers."""
         return DataLoader(
             dataset,

@@ -87,7 +87,9 @@ class DetectionIndex:
     def select(self, keep: np.ndarray) -> DetectionIndex:
         """The index of the images at the positions `keep` (ascending)."""
         counts = np.diff(self.offsets)[keep]
-        rows = np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in keep] or [np.zeros(0, np.int64)])
+        rows = np.concatenate(
+            [np.arange(self.offsets[i], self.offsets[i + 1]) for i in keep] or [np.zeros(0, np.int64)]
+        )
         rows = rows.astype(np.int64)
         return DetectionIndex(
             source=self.source,

@@ -28,9 +28,9 @@ def candidates(root: Path, split: Split) -> list[SplitSource]:
     """Every place where the split may be, in the order of preference."""
     found = []
     for name in ALIASES[split]:
-        for annotations in sorted((root / "annotations").glob(f"instances_{name}*.json")):
-            folder = annotations.stem.removeprefix("instances_")  # official COCO: instances_train2017.json, train2017/
-            found.append(SplitSource(annotations, (root / folder, root / "images" / folder, root / "images")))
+        for path in sorted((root / "annotations").glob(f"instances_{name}*.json")):
+            folder = path.stem.removeprefix("instances_")  # official COCO: instances_train2017.json, train2017/
+            found.append(SplitSource(path, (root / folder, root / "images" / folder, root / "images")))
     for name in ALIASES[split]:
         plain = (root / "images" / name, root / "images", root / name, root)
         found.append(SplitSource(root / "annotations" / f"{name}.json", plain))
@@ -39,9 +39,7 @@ def candidates(root: Path, split: Split) -> list[SplitSource]:
     return found
 
 
-def find_split(
-    root: Path, split: Split, annotations: Path | None = None, image_dir: Path | None = None
-) -> SplitSource:
+def find_split(root: Path, split: Split, annotations: Path | None = None, image_dir: Path | None = None) -> SplitSource:
     """Locate one split.
 
     Args:

@@ -19,16 +19,19 @@ import numpy as np
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for a newer version at import
 
-import albumentations as A  # noqa: E402
+import albumentations as A
 
-from yolo_lite.data.types import Letterbox  # noqa: E402
-from yolo_lite.utils.errors import UserError  # noqa: E402
+from yolo_lite.data.types import Letterbox
+from yolo_lite.utils.errors import UserError
 
 FILL = 114
 # An object that lost more than this share of its area, or that is smaller than this, is not worth a label.
 MIN_VISIBLE_AREA = 0.1
 MIN_SIDE = 2.0
 MIXUP_BETA = 32.0
+# Where an image's corner lies from the joint, in sides of that image: top left, top right, bottom left, bottom right.
+MOSAIC_CORNERS = ((-1.0, -1.0), (0.0, -1.0), (-1.0, 0.0), (0.0, 0.0))
+CENTRED = ((-0.5, -0.5),)
 
 Drawn = tuple[np.ndarray, np.ndarray, np.ndarray]  # image, boxes_xyxy, labels
 
@@ -113,9 +116,7 @@ class Augmenter:
         num_images: partners of a mosaic are drawn from so many.
     """
 
-    def __init__(
-        self, config: AugmentConfig, image_size: int, load: Callable[[int], Drawn], num_images: int
-    ) -> None:
+    def __init__(self, config: AugmentConfig, image_size: int, load: Callable[[int], Drawn], num_images: int) -> None:
         self.config = config
         self.image_size = image_size
         self.load = load
@@ -146,14 +147,16 @@ class Augmenter:
     def compose(self, index: int, rng: np.random.Generator, use_mosaic: bool) -> Drawn:
         """Mosaic of four images or one image alone, zoomed and shifted."""
         size, config = self.image_size, self.config
+        corners: tuple[tuple[float, float], ...]
         zoom = rng.uniform(1 - config.scale, 1 + config.scale)
         shift = rng.uniform(-config.translate, config.translate, 2) * size
         if use_mosaic and rng.random() < config.mosaic:
             indices = [index, *(self.partner(rng) for _ in range(3))]
             joint_x, joint_y = rng.uniform(-0.5 * size, 0.5 * size, 2)  # where the four meet, from the centre
-            corners = [(-1, -1), (0, -1), (-1, 0), (0, 0)]  # top left, top right, bottom left, bottom right
+            corners = MOSAIC_CORNERS
         else:
-            indices, joint_x, joint_y, corners = [index], 0.0, 0.0, [(-0.5, -0.5)]
+            indices, joint_x, joint_y = [index], 0.0, 0.0
+            corners = CENTRED
 
         canvas = np.full((size, size, 3), FILL, dtype=np.uint8)
         all_boxes, all_labels = [], []

@@ -14,10 +14,10 @@ from torch import Tensor
 
 
 class SampleKey(NamedTuple):
-    """What a sampler asks a training data set for: augmentation is a function of seed, epoch and index alone."""
+    """What a sampler asks a training data set for: augmentation is a function of seed, epoch and image alone."""
 
     epoch: int
-    index: int
+    image: int
 
 
 class Letterbox(NamedTuple):

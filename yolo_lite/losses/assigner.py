@@ -100,7 +100,8 @@ class TaskAlignedAssigner:
         candidate = centers_inside(centers_xy, gt_xyxy) & gt_mask.unsqueeze(2)  # (B, G, A)
         overlap = complete_iou(gt_xyxy.unsqueeze(2), pred_xyxy.unsqueeze(1)).clamp_(min=0)
         overlap.masked_fill_(~candidate, 0.0)
-        label_index = gt_labels.long().unsqueeze(2).expand(-1, -1, anchors)
+        labels = gt_labels.long().clamp(0, classes - 1)  # padding may hold anything
+        label_index = labels.unsqueeze(2).expand(-1, -1, anchors)
         score = scores.transpose(1, 2).gather(1, label_index)  # (B, G, A)
         metric = score.pow_(self.alpha) * overlap.pow(self.beta)
         positive = top_candidates(metric, self.top_k) & candidate
@@ -114,8 +115,8 @@ class TaskAlignedAssigner:
         strength = (metric * (best_overlap / (best_metric + EPS))).amax(dim=1)  # (B, A), zero where background
 
         boxes = gt_xyxy.gather(1, gt_index.unsqueeze(2).expand(-1, -1, 4)) * foreground.unsqueeze(2)
-        labels = gt_labels.long().gather(1, gt_index).clamp(0, classes - 1)
-        target_scores = torch.zeros_like(scores).scatter_(2, labels.unsqueeze(2), strength.unsqueeze(2))
+        assigned_labels = labels.gather(1, gt_index)
+        target_scores = torch.zeros_like(scores).scatter_(2, assigned_labels.unsqueeze(2), strength.unsqueeze(2))
         return Assignment(foreground, gt_index, boxes, target_scores)
 
 

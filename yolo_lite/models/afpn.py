@@ -78,7 +78,9 @@ class FusionStage(nn.Module):
             nn.ModuleList(make_resample(channels[i], channels[j], i, j) for i in range(k)) for j in range(k)
         )
         self.fuse = nn.ModuleList(ASFF(c, k) for c in channels)
-        self.refine = nn.ModuleList(nn.Sequential(*(ResidualBlock(c) for _ in range(BLOCKS_PER_LEVEL))) for c in channels)
+        self.refine = nn.ModuleList(
+            nn.Sequential(*(ResidualBlock(c) for _ in range(BLOCKS_PER_LEVEL))) for c in channels
+        )
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
         outputs = []

@@ -26,7 +26,7 @@ def fuse_model(model: YOLO) -> YOLO:
     fused = copy.deepcopy(model).eval().requires_grad_(False)
     for parent in list(fused.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, HaarDown):
+            if isinstance(child, HaarDown) and isinstance(child.norm, nn.BatchNorm2d):
                 conv = fuse_conv_bn_eval(haar_as_conv(child), child.norm)
                 setattr(parent, name, nn.Sequential(conv, child.act))
             elif isinstance(child, ConvNormAct) and isinstance(child.norm, nn.BatchNorm2d):

@@ -52,7 +52,7 @@ class CSPPC(nn.Module):
         # nested one saves a copy per unit.
         parts = [first, second]
         for unit in self.units:
-            width = unit.width  # type: ignore[union-attr]
+            width = unit.width
             head = parts[-2] if len(parts) > 2 else second[:, :width]
             parts += [unit(head), second[:, width:]]
         return self.merge(torch.cat(parts, dim=1))

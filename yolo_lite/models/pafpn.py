@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -21,7 +22,7 @@ class PAFPN(nn.Module):
 
     def __init__(self, channels: Sequence[int], depth: int) -> None:
         super().__init__()
-        fine_to_coarse = list(zip(channels[:-1], channels[1:], strict=True))
+        fine_to_coarse = list(itertools.pairwise(channels))
         self.top_down = nn.ModuleList(C2f(fine + coarse, fine, depth) for fine, coarse in fine_to_coarse)
         self.down = nn.ModuleList(ConvNormAct(fine, fine, 3, stride=2) for fine, _ in fine_to_coarse)
         self.bottom_up = nn.ModuleList(C2f(fine + coarse, coarse, depth) for fine, coarse in fine_to_coarse)

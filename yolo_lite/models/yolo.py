@@ -134,7 +134,7 @@ def build_model(variant: str = "yolov8n-lite", num_classes: int = 80, **parts: A
     Args:
         variant: a key of `VARIANTS`, such as `yolov8n`, `yolov8n-lite`, `yolov8s-lite-adown`.
         num_classes: number of object classes.
-        **parts: fields of `ModelSpec` to change (`block`, `downsample`, `neck`, `levels`, ...); None keeps the variant's.
+        **parts: fields of `ModelSpec` to change (`block`, `neck`, `levels`, ...); None keeps the variant's.
 
     Raises:
         UserError: an unknown variant, or parts that do not go together.

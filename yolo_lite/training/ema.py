@@ -9,7 +9,6 @@ import lightning as L
 import torch
 from torch import Tensor
 
-
 RAW_WEIGHTS = "raw_state_dict"
 
 
@@ -79,16 +78,12 @@ class WeightEMA(L.Callback):
         if self.updates:
             self._load(pl_module, self._average)
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if self.updates:
             checkpoint[RAW_WEIGHTS] = self._raw if self._raw is not None else checkpoint["state_dict"]
             checkpoint["state_dict"] = self._average
 
-    def on_load_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if RAW_WEIGHTS in checkpoint:  # the module holds the average by now
             self._average = {name: value.detach().clone() for name, value in pl_module.state_dict().items()}
             self._load(pl_module, checkpoint[RAW_WEIGHTS])

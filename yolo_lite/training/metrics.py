@@ -118,17 +118,15 @@ class CocoMetric:
 
 def score_detections(table: DetectionTable, index: DetectionIndex) -> CocoScores:
     """COCO's evaluation (IoU 0.50:0.95, 100 detections, crowds ignored, areas from the file)."""
-    metric = MeanAveragePrecision(
-        box_format="xywh", iou_type="bbox", extended_summary=True, backend="faster_coco_eval"
-    )
+    metric = MeanAveragePrecision(box_format="xywh", iou_type="bbox", extended_summary=True, backend="faster_coco_eval")
     metric.warn_on_many_detections = False  # 300 are kept for other uses; COCO scores the best 100
     # The order of rows with equal scores must not depend on the number of processes.
     table_order = np.lexsort((np.arange(len(table.image_ids)), table.image_ids))
     starts = np.searchsorted(table.image_ids[table_order], index.image_ids, side="left")
     ends = np.searchsorted(table.image_ids[table_order], index.image_ids, side="right")
-    boxes_xywh = np.concatenate(
-        [table.boxes_xyxy[:, :2], table.boxes_xyxy[:, 2:] - table.boxes_xyxy[:, :2]], axis=1
-    )[table_order]
+    boxes_xywh = np.concatenate([table.boxes_xyxy[:, :2], table.boxes_xyxy[:, 2:] - table.boxes_xyxy[:, :2]], axis=1)[
+        table_order
+    ]
     scores, labels = table.scores[table_order], table.labels[table_order]
     seen = np.flatnonzero(np.isin(index.image_ids, table.seen))
     predictions, targets = [], []

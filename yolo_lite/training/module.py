@@ -160,11 +160,11 @@ class DetectionModule(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self.metric.reset()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> list[Detections]:
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         maps, detections = self.detect_batch(batch)
         self.log_losses("val", self.loss(maps, batch.targets), len(batch))
         self.metric.update(batch.image_ids, detections)
-        return detections
+        return {"detections": detections}
 
     def on_validation_epoch_end(self) -> None:
         self.scores = self.metric.compute(self.ground_truth())
@@ -181,7 +181,7 @@ class DetectionModule(L.LightningModule):
         return index
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        p = self.hparams
+        p: Any = self.hparams
         total_steps = self.trainer.estimated_stepping_batches
         name = choose_optimizer(p.optimizer, total_steps)
         lr = default_lr(name, len(self.class_names)) if p.lr is None else p.lr
@@ -207,7 +207,7 @@ class DetectionModule(L.LightningModule):
             "lightning": L.__version__,
             "python": platform.python_version(),
             "class_names": self.class_names,
-            "variant": self.hparams.variant,
+            "variant": self.hparams["variant"],
             "image_size": self.image_size,
             "seed": self.trainer.datamodule.seed if self.trainer.datamodule else None,  # type: ignore[attr-defined]
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -96,13 +96,11 @@ class WarmupDecay(LRScheduler):
         remaining = 1 - progress if self.schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
         return self.final_fraction + (1 - self.final_fraction) * remaining
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         step = self.last_epoch
         share = min(step / self.warmup_steps, 1.0) if self.warmup_steps else 1.0
-        rates = []
-        for group, base, momentum in zip(
-            self.optimizer.param_groups, self.base_lrs, self.final_momentum, strict=True
-        ):
+        rates: list[float | Tensor] = []
+        for group, base, momentum in zip(self.optimizer.param_groups, self.base_lrs, self.final_momentum, strict=True):
             start = SGD_WARMUP_BIAS_LR if group["name"] == "bias" and momentum is not None else 0.0
             rates.append(start + share * (base * self.decay(step) - start))
             if momentum is not None:

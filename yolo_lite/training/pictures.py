@@ -107,6 +107,6 @@ class PictureLogger(L.Callback):
     ) -> None:
         if batch_idx == 0 and self._is_due(trainer) and not trainer.sanity_checking:
             names: list[str] = pl_module.class_names  # type: ignore[assignment]
-            truth, found = draw_truth(batch, names), draw_detections(batch, outputs, names)
+            truth, found = draw_truth(batch, names), draw_detections(batch, outputs["detections"], names)
             pairs = [np.vstack(pair) for pair in zip(truth, found, strict=True)]
             self._add(trainer, "val/truth_above_prediction", pairs)

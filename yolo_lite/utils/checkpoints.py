@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from yolo_lite.utils.errors import UserError
 
 
-
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The contents of a checkpoint written by train.py. Nothing in the file can run code.
 

@@ -13,7 +13,7 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def count_gflops(model: nn.Module, image_size: int) -> float:
-    """GFLOPs (2 x multiply-accumulate, convolutions only) of one forward pass on a square image of `image_size` pixels."""
+    """GFLOPs (2 x multiply-accumulate, convolutions only) of one forward pass, image side `image_size` pixels."""
     parameter = next(model.parameters())
     image = torch.zeros(1, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype)
     was_training = model.training

@@ -1,0 +1,57 @@
+"""The augmentation library stays on its last permissively licensed line and does not call home."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from yolo_lite.data.transforms import RandomHSV
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_installed_version_is_the_pinned_line() -> None:
+    release = tuple(int(x) for x in version("albumentations").split(".")[:3])
+    assert (2, 0, 8) <= release < (2, 1)
+
+
+def test_requirements_pin_it() -> None:
+    lines = [line.replace(" ", "") for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    assert "albumentations>=2.0.8,<2.1" in lines
+    assert not any(line.startswith("albumentationsx") for line in lines)
+
+
+def test_importing_the_transforms_forbids_the_update_check() -> None:
+    """In a fresh process without the variable, and before albumentations is there."""
+    code = (
+        "import sys, os\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'albumentations':\n"
+        "            assert os.environ.get('NO_ALBUMENTATIONS_UPDATE') == '1', 'set too late'\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        "import yolo_lite.data.transforms\n"
+        "assert 'albumentations' in sys.modules\n"
+        "print(os.environ['NO_ALBUMENTATIONS_UPDATE'])\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "NO_ALBUMENTATIONS_UPDATE"}
+    environment["PYTHONPATH"] = str(ROOT)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "1"
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+def test_colour_jitter_leaves_grey_grey(strength: float) -> None:
+    transform = RandomHSV(hue=strength / 10, saturation=strength, value=strength)
+    transform.set_random_seed(0)
+    image = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
+    out = transform(image=image)["image"]
+    assert (out.max(axis=2) == out.min(axis=2)).all()
+    assert np.array_equal(out, image) == (strength == 0)

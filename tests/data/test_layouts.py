@@ -1,0 +1,212 @@
+"""Where splits are looked for, and what is said when they are not there; opening and comparing splits."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from yolo_lite.data.catalog import check_same_classes, open_split
+from yolo_lite.data.layouts import find_split, pick_image_dir
+from yolo_lite.utils.errors import UserError
+
+LAYOUTS = ["plain", "official", "roboflow", "flat"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_is_found(tiny_coco: Callable[..., Path], layout: str) -> None:
+    root = tiny_coco(num_train=3, num_val=2, layout=layout)
+    train, val = open_split(root, "train"), open_split(root, "val")
+    assert (len(train), len(val)) == (3, 2)
+    assert all(train.path(i).is_file() for i in range(3))
+    assert all(val.path(i).is_file() for i in range(2))
+    check_same_classes(train, val)
+
+
+def test_official_layout_with_images_in_a_folder_of_their_own(tiny_coco: Callable[..., Path]) -> None:
+    root = tiny_coco(num_train=2, layout="official")
+    (root / "images").mkdir()
+    (root / "train2017").rename(root / "images" / "train2017")
+    assert open_split(root, "train").image_dir == root / "images" / "train2017"
+
+
+def test_all_images_in_one_folder(tiny_coco: Callable[..., Path]) -> None:
+    root = tiny_coco(num_train=2, num_val=2)
+    for path in list((root / "images").glob("*/*.png")):
+        path.rename(root / "images" / path.name)
+    assert open_split(root, "train").image_dir == root / "images"
+    assert open_split(root, "val").image_dir == root / "images"
+
+
+@pytest.mark.parametrize("name", ["bccd", "coco128", "foda", "raccoon"])
+def test_real_data_sets_are_found(data_root: Callable[[str], Path], name: str) -> None:
+    root = data_root(name)
+    source = find_split(root, "val")
+    assert source.annotations == root / "annotations" / "val.json"
+    names = [image["file_name"] for image in json.loads(source.annotations.read_text())["images"]]
+    assert pick_image_dir(source, names) == root / "images"
+
+
+def test_explicit_files_win(tiny_coco: Callable[..., Path]) -> None:
+    root = tiny_coco(num_train=3, num_val=2)
+    (root / "elsewhere").mkdir()
+    (root / "annotations" / "train.json").rename(root / "elsewhere" / "mine.json")
+    (root / "images" / "train").rename(root / "pictures")
+    index = open_split(root, "train", Path("elsewhere/mine.json"), Path("pictures"))
+    assert index.image_dir == root / "pictures"
+    absolute = open_split(root, "train", root / "elsewhere" / "mine.json", root / "pictures")
+    assert absolute.source == index.source
+
+
+@pytest.mark.parametrize(
+    ("annotations", "images", "named"),
+    [
+        ("no.json", None, ["no.json", "--data.train_annotations"]),
+        (None, "nowhere", ["nowhere", "--data.train_images"]),
+    ],
+)
+def test_explicit_files_that_are_missing(
+    tiny_coco: Callable[..., Path], annotations: str | None, images: str | None, named: list[str]
+) -> None:
+    root = tiny_coco(num_train=2)
+    with pytest.raises(UserError) as error:
+        find_split(root, "train", annotations and Path(annotations), images and Path(images))  # type: ignore[arg-type]
+    assert all(text in str(error.value) for text in named)
+
+
+@pytest.mark.parametrize("with_folder", [False, True])
+def test_nothing_found_says_where_it_looked(tmp_path: Path, with_folder: bool) -> None:
+    if with_folder:
+        (tmp_path / "annotations").mkdir()
+    with pytest.raises(UserError) as error:
+        find_split(tmp_path, "val")
+    message = str(error.value)
+    assert "\n" not in message
+    for text in [
+        str(tmp_path),
+        "annotations/instances_val*.json",
+        "annotations/val.json",
+        "val/_annotations.coco.json",
+        "valid/_annotations.coco.json",
+        "val.json",
+        "--data.val_annotations",
+    ]:
+        assert text in message
+
+
+def test_missing_root_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere.*--data\.root"):
+        find_split(tmp_path / "nowhere", "train")
+
+
+def test_images_that_are_nowhere(tiny_coco: Callable[..., Path]) -> None:
+    root = tiny_coco(num_train=2)
+    (root / "images" / "train").rename(root / "moved")
+    with pytest.raises(UserError, match=r"train_000\.png") as error:
+        open_split(root, "train")
+    assert str(root / "images" / "train") in str(error.value)
+
+
+def test_splits_with_other_categories_are_refused(tiny_coco: Callable[..., Path]) -> None:
+    a = open_split(tiny_coco(num_train=2, num_classes=3, category_ids=[1, 2, 3]), "train")
+    b = open_split(tiny_coco(num_train=2, num_classes=3, category_ids=[1, 2, 7]), "train")
+    c = open_split(tiny_coco(num_train=2, num_classes=2, category_ids=[1, 2]), "train")
+    check_same_classes(a, a)
+    with pytest.raises(UserError) as error:
+        check_same_classes(a, b)
+    assert "only the first has 3 'class2'" in str(error.value)
+    assert "only the second has 7 'class2'" in str(error.value)
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="only the second has none"):
+        check_same_classes(a, c)
+
+
+def test_order_of_categories_is_no_difference(tiny_coco: Callable[..., Path]) -> None:
+    root = tiny_coco(num_train=2, num_val=2, num_classes=2, category_ids=[4, 2])
+    path = root / "annotations" / "val.json"
+    content = json.loads(path.read_text())
+    content["categories"].reverse()
+    path.write_text(json.dumps(content))
+    check_same_classes(open_split(root, "train"), open_split(root, "val"))
+
+
+def spoil(root: Path, count: int) -> None:
+    for path in sorted((root / "images" / "train").iterdir())[1 : 1 + count]:
+        path.write_text("not an image")
+
+
+def test_a_few_bad_images_are_left_out_and_named(
+    tiny_coco: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tiny_coco(num_train=10)
+    spoil(root, 1)
+    with caplog.at_level(logging.WARNING):
+        index = open_split(root, "train", max_bad_images=0.1)
+    assert len(index) == 9
+    assert index.image_ids.tolist() == [100 + 7 * i for i in range(10) if i != 1]
+    (record,) = caplog.records
+    assert "1 of 10" in record.getMessage()
+    assert "train_001.png (not an image)" in record.getMessage()
+    for i in range(9):  # image and annotation still belong together: image k of the file holds class k % 2
+        (label,) = index.labels[index.rows(i)]
+        assert label == int(index.file_names[i][6:9]) % 2
+
+
+def test_too_many_bad_images_stop_the_run(tiny_coco: Callable[..., Path]) -> None:
+    root = tiny_coco(num_train=10)
+    spoil(root, 7)
+    with pytest.raises(UserError) as error:
+        open_split(root, "train", max_bad_images=0.5)
+    message = str(error.value)
+    assert "7 of 10" in message
+    assert "and 2 more" in message
+    assert "--data.max_bad_images (now 0.5)" in message
+    assert "\n" not in message
+    assert len(open_split(root, "train", max_bad_images=0.7)) == 3
+
+
+def test_no_usable_image_is_never_tolerated(tiny_coco: Callable[..., Path]) -> None:
+    root = tiny_coco(num_train=3)
+    for path in (root / "images" / "train").iterdir():
+        path.write_text("")
+    with pytest.raises(UserError, match="3 of 3"):
+        open_split(root, "train", max_bad_images=1.0)
+
+
+def test_sizes_are_those_of_the_files(tiny_coco: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
+    root = tiny_coco(num_train=2, size=(96, 128))
+    path = root / "annotations" / "train.json"
+    content = json.loads(path.read_text())
+    content["images"][1].update(height=128, width=96)
+    path.write_text(json.dumps(content))
+    with caplog.at_level(logging.WARNING):
+        index = open_split(root, "train")
+    assert index.sizes.tolist() == [[96, 128], [96, 128]]
+    assert any("another size" in r.getMessage() and "train_001.png" in r.getMessage() for r in caplog.records)
+
+
+def test_boxes_are_judged_by_the_size_of_the_file(tiny_coco: Callable[..., Path]) -> None:
+    """A box that lies inside the file's image but outside the size that the annotations state is trained on."""
+    root = tiny_coco(num_train=1, size=(96, 128))
+    path = root / "annotations" / "train.json"
+    content = json.loads(path.read_text())
+    content["images"][0].update(height=20, width=20)
+    content["annotations"][0]["bbox"] = [60, 40, 30, 30]
+    path.write_text(json.dumps(content))
+    boxes, _ = open_split(root, "train").training_boxes(0)
+    assert boxes.tolist() == [[60, 40, 90, 70]]
+
+
+def test_boxes_outside_the_real_file_are_not_trained_on(tiny_coco: Callable[..., Path]) -> None:
+    """The other way round: inside the stated size, outside the file's image."""
+    root = tiny_coco(num_train=1, size=(96, 128))
+    path = root / "annotations" / "train.json"
+    content = json.loads(path.read_text())
+    content["images"][0].update(height=400, width=400)
+    content["annotations"][0]["bbox"] = [300, 300, 30, 30]
+    path.write_text(json.dumps(content))
+    boxes, _ = open_split(root, "train").training_boxes(0)
+    assert boxes.shape == (0, 4)
