@@ -8,9 +8,16 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
-import numpy as np
-import pytest
+# Threads of two processes that share the cores wait for each other in busy loops: beside another job the tests took
+# fifty times as long. Set before torch is imported, and inherited by the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
 
 Layout = Literal["plain", "official", "roboflow", "flat"]
 

@@ -23,7 +23,7 @@ def haar_as_conv(module: HaarDown) -> nn.Conv2d:
 
 def fuse_model(model: YOLO) -> YOLO:
     """A copy of `model` in eval mode without BatchNorm: same outputs, fewer operations. The original is untouched."""
-    fused = copy.deepcopy(model).eval().requires_grad_(False)
+    fused = copy.deepcopy(model).eval()
     for parent in list(fused.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, HaarDown) and isinstance(child.norm, nn.BatchNorm2d):
@@ -32,4 +32,4 @@ def fuse_model(model: YOLO) -> YOLO:
             elif isinstance(child, ConvNormAct) and isinstance(child.norm, nn.BatchNorm2d):
                 child.conv = fuse_conv_bn_eval(child.conv, child.norm)
                 child.norm = nn.Identity()
-    return fused
+    return fused.requires_grad_(False)

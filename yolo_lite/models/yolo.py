@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
@@ -17,6 +17,14 @@ from yolo_lite.utils.errors import UserError
 
 Neck = Literal["pafpn", "afpn"]
 Levels = Literal["P2-P5", "P3-P5"]
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "block": get_args(Block),
+    "downsample": get_args(Downsample),
+    "neck": get_args(Neck),
+    "levels": get_args(Levels),
+    "neck_init": get_args(NeckInit),
+}
 
 STAGE_CHANNELS = (64, 128, 256, 512, 1024)
 STAGE_DEPTHS = (3, 6, 6, 3)
@@ -55,6 +63,10 @@ class ModelSpec:
     reg_max: int = 16
 
     def __post_init__(self) -> None:
+        for key, choices in CHOICES.items():
+            value = getattr(self, key)
+            if value is not None and value not in choices:
+                raise UserError(f"unknown {key} {value!r}: choose one of {', '.join(choices)}")
         if self.neck == "pafpn":
             for key in ("neck_divisor", "neck_width", "neck_init"):
                 if getattr(self, key) is not None:
@@ -113,11 +125,12 @@ class YOLO(nn.Module):
         self.neck: PAFPN | AFPN
         if spec.neck == "pafpn":
             self.neck = PAFPN(channels, spec.repeats(NECK_DEPTH))
-        elif spec.neck == "afpn":
-            width = spec.neck_width or spec.channels()[3]
-            self.neck = AFPN(channels, width, spec.neck_divisor or 8, spec.neck_init or "default")
         else:
-            raise UserError(f"unknown neck {spec.neck!r}: choose pafpn or afpn")
+            divisor = spec.neck_divisor or 8
+            if min(channels) < divisor:
+                raise UserError(f"neck_divisor={divisor} leaves no channels of a level with {min(channels)}")
+            width = spec.neck_width or spec.channels()[3]
+            self.neck = AFPN(channels, width, divisor, spec.neck_init or "default")
         self.head = DetectHead(self.neck.out_channels, spec.strides, num_classes, channels[0], spec.reg_max)
         self.spec = spec
         self.num_classes = num_classes

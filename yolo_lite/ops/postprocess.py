@@ -106,7 +106,9 @@ def select_detections(
         score, best = score.topk(MAX_CANDIDATES)
         anchor, label = anchor[best], label[best]
     boxes = boxes_xyxy[anchor]
-    keep = batched_nms(boxes, score, label, iou_threshold)[:max_detections]
+    # batched_nms tells classes apart by moving each beyond the largest coordinate; that needs coordinates from 0 up.
+    moved = boxes - boxes.min() if len(boxes) else boxes
+    keep = batched_nms(moved, score, label, iou_threshold)[:max_detections]
     return Detections(boxes[keep], score[keep], label[keep])
 
 
