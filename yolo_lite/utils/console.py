@@ -28,7 +28,7 @@ def set_up_logging() -> None:
         ".*Trying to infer the `batch_size`.*",
         ".*The number of training batches.*",
         ".*LightningCLI's args parameter is intended.*",
-        ".*`isinstance\\\\(treespec, LeafSpec\\)` is deprecated.*",
+        ".*LeafSpec.* is deprecated.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*Experiment logs directory .* exists and is not empty.*",
         ".*lr_scheduler.step.*before.*optimizer.step.*",
