@@ -138,3 +138,9 @@ def data_root() -> Callable[[str], Path]:
         return root / name
 
     return find
+
+
+@pytest.fixture(scope="session", name="make_coco")
+def make_coco_fixture() -> Callable[..., Path]:
+    """`make_coco`, for test files, which cannot import this one."""
+    return make_coco

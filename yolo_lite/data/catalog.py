@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from yolo_lite.data.coco import read_coco
+from yolo_lite.data.coco import read_coco, visible_boxes
 from yolo_lite.data.images import ImageProblem, inspect_image
 from yolo_lite.data.index import DetectionIndex
 from yolo_lite.data.layouts import Split, find_split, pick_image_dir
@@ -67,7 +67,7 @@ def drop_bad_images(index: DetectionIndex, max_bad_images: float) -> DetectionIn
         (height, width), (file_height, file_width) = index.sizes[i], sizes[i]
         log.warning(
             "%s: %d images have another size than the annotations say (%s: %dx%d instead of %dx%d); "
-            "boxes are taken as pixels of the file",
+            "boxes are taken as pixels of the file, those outside are not trained on",
             index.source,
             len(differs),
             index.file_names[i],
@@ -77,6 +77,8 @@ def drop_bad_images(index: DetectionIndex, max_bad_images: float) -> DetectionIn
             height,
         )
         index.sizes = sizes
+        owner = np.repeat(np.arange(len(index)), np.diff(index.offsets))
+        index.is_trainable = visible_boxes(index.boxes_xywh, sizes[owner]) & ~index.is_crowd
     return index
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ log = logging.getLogger(__name__)
 
 # Beyond this a coordinate cannot be a pixel; it also keeps the arithmetic in float32 honest.
 MAX_COORDINATE = 1e6
+MAX_AREA = MAX_COORDINATE**2
 # Less than this of a box (pixels of the original image) is nothing to learn from.
 MIN_SIDE = 1.0
 
@@ -77,6 +77,10 @@ class Field:
         value = self.get(key)
         if not isinstance(value, str) or not value:
             raise UserError(f"{self.where}: {key} is {value!r:.80}, not a text")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{self.where}: {key} is {value!r:.80}, not valid Unicode") from None
         return value
 
     def size(self, key: str) -> int:
@@ -90,13 +94,19 @@ class Field:
         if not isinstance(value, list) or len(value) != 4:
             raise UserError(f"{self.where}: {key} is {value!r:.80}, not [left, top, width, height]")
         for x in value:
-            if isinstance(x, bool) or not isinstance(x, int | float) or not math.isfinite(x) or abs(x) > MAX_COORDINATE:
+            if isinstance(x, bool) or not isinstance(x, int | float) or not abs(x) <= MAX_COORDINATE:
                 raise UserError(f"{self.where}: {key} is {value!r:.80}: every number must be finite and in pixels")
         return value
 
+    def flag(self, key: str) -> bool:
+        value = self.entry.get(key, 0)
+        if value not in (0, 1):  # True and False included
+            raise UserError(f"{self.where}: {key} is {value!r:.80}, not 0 or 1")
+        return bool(value)
+
     def area(self, box: list[float]) -> float:
         value = self.entry.get("area", box[2] * box[3])
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_AREA:
             raise UserError(f"{self.where}: area is {value!r:.80}, not a number")
         return float(value)
 
@@ -157,7 +167,7 @@ def read_coco(path: Path, image_dir: Path) -> DetectionIndex:
         owner[i], labels[i] = position[image_id], class_index[category]
         boxes[i] = box = field.box("bbox")
         areas[i] = field.area(box)
-        is_crowd[i] = bool(entry.get("iscrowd", 0))
+        is_crowd[i] = field.flag("iscrowd")
 
     order = np.argsort(owner, kind="stable")
     owner, boxes = owner[order], boxes[order]

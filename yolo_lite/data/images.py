@@ -37,7 +37,8 @@ def inspect_image(path: Path) -> tuple[int, int] | ImageProblem:
     try:
         with open(path, "rb") as file, Image.open(file) as image:
             width, height = image.size
-            if image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8):
+            # Where no EXIF came with the header, a PNG's getexif() would decode the whole file to look behind it.
+            if "exif" in image.info and image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8):
                 width, height = height, width
             marker = END_MARKERS.get(image.format or "")
             if marker is not None:

@@ -64,8 +64,7 @@ def find_split(root: Path, split: Split, annotations: Path | None = None, image_
         if not existing:
             looked = ", ".join(str(p.annotations.relative_to(root)) for p in places)
             hint = f"give --data.{split}_annotations"
-            if not (root / "annotations").is_dir():
-                looked = f"annotations/instances_{split}*.json, {looked}"
+            looked = f"annotations/instances_{split}*.json, {looked}"
             raise UserError(f"no {split} annotations in {root} (looked for {looked}); {hint}")
         source = existing[0]
     if image_dir is not None:

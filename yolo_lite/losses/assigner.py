@@ -121,7 +121,7 @@ class TaskAlignedAssigner:
 
 
 def resolve_conflicts(positive: Tensor, overlap: Tensor) -> Tensor:
-    """An anchor that several ground truths claim goes to the one that it overlaps most: (B, G, A) -> (B, G, A)."""
+    """(B, G, A) -> (B, G, A): of several claims on an anchor, the ground truth around it that overlaps most gets it."""
     conflict = positive.sum(dim=1, keepdim=True) > 1  # (B, 1, A)
     winner = torch.zeros_like(positive).scatter_(1, overlap.argmax(dim=1, keepdim=True), True)
     return torch.where(conflict, winner, positive)

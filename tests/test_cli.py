@@ -1,0 +1,110 @@
+"""train.py and eval.py as a user types them, on data small enough for seconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import eval as eval_script
+import train as train_script
+
+FAST = [
+    *("--data.image_size", "64", "--data.batch_size", "4", "--data.num_workers", "0", "--data.cache", "none"),
+    *("--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--model.variant", "yolov8n"),
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, make_coco) -> tuple[Path, Path]:  # type: ignore[no-untyped-def]
+    """A run of two epochs: data folder and run folder."""
+    folder = tmp_path_factory.mktemp("cli")
+    root = folder / "data"
+    make_coco(root)
+    arguments = ["--data.root", str(root), "--runs_dir", str(folder / "runs"), "--name", "tiny"]
+    assert train_script.main([*arguments, *FAST, "--trainer.max_epochs", "2"]) == 0
+    return root, folder / "runs" / "tiny" / "version_0"
+
+
+def test_run_folder_holds_everything(trained: tuple[Path, Path]) -> None:
+    _, run = trained
+    assert (run / "checkpoints" / "best.ckpt").is_file()
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+    assert (run / "metrics.csv").is_file()
+    assert list(run.glob("events.out.tfevents.*"))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model"]["variant"] == "yolov8n"
+    assert config["model"]["image_size"] == 64
+
+
+def test_checkpoint_needs_no_pickled_classes(trained: tuple[Path, Path]) -> None:
+    _, run = trained
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["yolo_lite"]["class_names"]
+    assert checkpoint["raw_state_dict"].keys() == checkpoint["state_dict"].keys()
+
+
+def test_eval_writes_the_numbers(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    root, run = trained
+    target = tmp_path / "metrics.json"
+    arguments = ["--checkpoint", str(run / "checkpoints" / "best.ckpt"), "--data.root", str(root)]
+    assert eval_script.main([*arguments, "--split", "val", "--json", str(target), "--data.num_workers", "0"]) == 0
+    numbers = json.loads(target.read_text())
+    assert {"map", "map_50", "map_75", "map_small", "map_medium", "map_large", "ap_per_class"} <= numbers.keys()
+    assert numbers["num_images"] > 0
+
+
+def test_command_line_beats_the_checkpoint_on_resume(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """The checkpoint was made with 2 epochs; the command line asks for 3, and 3 it is."""
+    root, run = trained
+    arguments = ["--data.root", str(root), "--runs_dir", str(tmp_path), "--name", "on"]
+    resume = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt"), "--trainer.max_epochs", "3"]
+    assert train_script.main([*arguments, *FAST, *resume]) == 0
+    checkpoint = torch.load(tmp_path / "on" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["epoch"] == 2
+
+
+def test_run_folders_are_never_reused(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    root, _ = trained
+    arguments = ["--data.root", str(root), "--runs_dir", str(tmp_path), "--name", "twice", "--trainer.max_epochs", "1"]
+    for _ in range(2):
+        assert train_script.main([*arguments, *FAST]) == 0
+    assert sorted(p.name for p in (tmp_path / "twice").iterdir()) == ["version_0", "version_1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--data.root", "nowhere"], "no data folder nowhere"),
+        (["--data.image_size", "100"], "not a multiple of 32"),
+        (["--model.colour", "red"], "colour"),
+        (["--ckpt_path", "nowhere.ckpt"], "no checkpoint nowhere.ckpt"),
+        (["--weights", "a.ckpt", "--ckpt_path", "b.ckpt"], "give one of them"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str],
+    expected: str,
+    trained: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root, _ = trained
+    given = ["--data.root", str(root), *FAST, "--runs_dir", str(tmp_path), *arguments]
+    assert train_script.main(given) == 2
+    message = capsys.readouterr().err.strip()
+    assert expected in message
+    assert message.startswith("error: ")
+    assert len(message.splitlines()) == 1
+    assert "Traceback" not in message
+
+
+def test_eval_refuses_what_is_not_ours(trained: tuple[Path, Path], tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    root, _ = trained
+    path = tmp_path / "foreign.ckpt"
+    torch.save({"weights": torch.zeros(1)}, path)
+    assert eval_script.main(["--checkpoint", str(path), "--data.root", str(root)]) == 2
+    assert "not a yolo-lite checkpoint" in capsys.readouterr().err

@@ -1,0 +1,127 @@
+"""The LightningModule and its callbacks: what a run must do, and must leave alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+from yolo_lite.data.datamodule import DetectionDataModule
+from yolo_lite.training.callbacks import BestAndLast, NonFiniteGuard
+from yolo_lite.training.ema import WeightEMA
+from yolo_lite.training.module import DetectionModule
+from yolo_lite.training.optim import WarmupDecay, parameter_groups
+from yolo_lite.training.trainer import Trainer
+from yolo_lite.utils.errors import NonFiniteLossError
+
+
+@pytest.fixture
+def data(tmp_path: Path, make_coco) -> DetectionDataModule:  # type: ignore[no-untyped-def]
+    make_coco(tmp_path / "data")
+    return DetectionDataModule(tmp_path / "data", image_size=64, batch_size=4, num_workers=0, cache="none")
+
+
+def fit(data: DetectionDataModule, folder: Path, callbacks: list[L.Callback], epochs: int = 1) -> DetectionModule:
+    torch.manual_seed(0)
+    module = DetectionModule("yolov8n", data.check(), image_size=64)
+    trainer = Trainer(
+        accelerator="cpu",
+        precision="32-true",
+        max_epochs=epochs,
+        logger=False,
+        default_root_dir=folder,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=any(isinstance(c, BestAndLast) for c in callbacks),
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        callbacks=callbacks,
+    )
+    trainer.fit(module, datamodule=data)
+    return module
+
+
+class BuffersAroundValidation(L.Callback):
+    """Remembers every tensor before and after validation."""
+
+    def __init__(self) -> None:
+        self.before: dict[str, torch.Tensor] = {}
+        self.compared = 0
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.before = {name: value.clone() for name, value in pl_module.state_dict().items()}
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for name, value in pl_module.state_dict().items():
+            assert torch.equal(value, self.before[name]), name
+        self.compared += 1
+
+
+@pytest.mark.parametrize("with_ema", [False, True])
+def test_validation_changes_no_tensor(data: DetectionDataModule, tmp_path: Path, with_ema: bool) -> None:
+    watcher = BuffersAroundValidation()
+    ema: list[L.Callback] = [WeightEMA()] if with_ema else []
+    fit(data, tmp_path, [watcher, *ema], epochs=2)
+    assert watcher.compared == 2
+
+
+def test_average_follows_a_calculation_by_hand() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(3, 2)
+    ema = WeightEMA(decay=0.9, ramp=20)
+    ema._average = {name: value.detach().clone() for name, value in layer.state_dict().items()}
+    expected = {name: value.double() for name, value in ema._average.items()}
+    for step in range(1, 501):
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        ema.updates += 1
+        ema.update(layer.state_dict())
+        decay = 0.9 * (1 - torch.exp(torch.tensor(-step / 20, dtype=torch.float64)))
+        expected = {name: decay * v + (1 - decay) * layer.state_dict()[name].double() for name, v in expected.items()}
+    for name, value in ema._average.items():
+        torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-5)
+
+
+def test_non_finite_loss_names_images_and_saves(data: DetectionDataModule, tmp_path: Path) -> None:
+    class Poison(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            with torch.no_grad():
+                pl_module.model.head.box[0][-1].bias.fill_(float("nan"))
+
+    with pytest.raises(NonFiniteLossError, match=r"images \[") as caught:
+        fit(data, tmp_path, [Poison(), NonFiniteGuard(), BestAndLast()])
+    assert caught.value.exit_code == 3
+    assert list(tmp_path.rglob("non_finite.ckpt"))
+
+
+def test_every_trainable_parameter_is_in_one_group() -> None:
+    module = DetectionModule("yolov8n-lite", ["a"], image_size=64)
+    groups = parameter_groups(module.model, 5e-4)
+    listed = [id(p) for group in groups for p in group["params"]]  # type: ignore[attr-defined]
+    assert len(listed) == len(set(listed))
+    assert set(listed) == {id(p) for p in module.parameters() if p.requires_grad}
+    decayed = next(g for g in groups if g["name"] == "weight")["params"]
+    assert all(p.ndim == 4 for p in decayed)  # type: ignore[attr-defined]
+    assert {g["name"]: g["weight_decay"] for g in groups} == {"weight": 5e-4, "norm": 0.0, "bias": 0.0}
+
+
+def test_warm_up_then_decay_to_the_final_rate() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    groups = [{"name": "weight", "params": [parameter]}]
+    optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.937, nesterov=True)
+    schedule = WarmupDecay(optimizer, total_steps=100, warmup_steps=10, final_fraction=0.01)
+    rates, momenta = [], []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        momenta.append(optimizer.param_groups[0]["momentum"])
+        optimizer.step()
+        schedule.step()
+    assert rates[0] == 0.0
+    assert momenta[0] == pytest.approx(0.8)
+    assert momenta[10] == pytest.approx(0.937)
+    assert max(rates) == rates[10] == pytest.approx(0.01 * (1 - 0.99 * 0.1))
+    assert rates[-1] == pytest.approx(0.01 * (1 - 0.99 * 0.99))
