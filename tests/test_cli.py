@@ -37,7 +37,7 @@ def test_run_folder_holds_everything(trained: tuple[Path, Path]) -> None:
     assert list(run.glob("events.out.tfevents.*"))
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["model"]["variant"] == "yolov8n"
-    assert config["model"]["image_size"] == 64
+    assert config["data"]["image_size"] == 64
 
 
 def test_checkpoint_needs_no_pickled_classes(trained: tuple[Path, Path]) -> None:

@@ -14,8 +14,9 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.data.transforms import AugmentConfig
 from yolo_lite.training.callbacks import (
-    BestAndLast,
+    BestCheckpoint,
     EpochLine,
+    LastCheckpoint,
     NominalBatch,
     NonFiniteGuard,
     Speed,
@@ -35,7 +36,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "log_every_n_steps": 10,
     "num_sanity_val_steps": 0,
     "use_distributed_sampler": False,  # our samplers split the data themselves, evaluation without padding
-    "callbacks": [NominalBatch(), NonFiniteGuard(), EpochLine()],
+    "callbacks": [NominalBatch(), NonFiniteGuard(), EpochLine(), LastCheckpoint()],
 }
 
 
@@ -75,7 +76,7 @@ class TrainCLI(LightningCLI):
         parser.link_arguments("data.image_size", "model.image_size")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=seed_number)
         parser.add_lightning_class_args(WeightEMA, "ema")
-        parser.add_lightning_class_args(BestAndLast, "checkpoint")
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.add_lightning_class_args(PictureLogger, "pictures")
         parser.add_lightning_class_args(Speed, "speed")
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from yolo_lite.data.datamodule import DetectionDataModule
-from yolo_lite.training.callbacks import BestAndLast, NonFiniteGuard
+from yolo_lite.training.callbacks import LastCheckpoint, NonFiniteGuard
 from yolo_lite.training.ema import WeightEMA
 from yolo_lite.training.module import DetectionModule
 from yolo_lite.training.optim import WarmupDecay, parameter_groups
@@ -35,7 +35,7 @@ def fit(data: DetectionDataModule, folder: Path, callbacks: list[L.Callback], ep
         default_root_dir=folder,
         enable_progress_bar=False,
         enable_model_summary=False,
-        enable_checkpointing=any(isinstance(c, BestAndLast) for c in callbacks),
+        enable_checkpointing=any(isinstance(c, LastCheckpoint) for c in callbacks),
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         callbacks=callbacks,
@@ -45,16 +45,17 @@ def fit(data: DetectionDataModule, folder: Path, callbacks: list[L.Callback], ep
 
 
 class BuffersAroundValidation(L.Callback):
-    """Remembers every tensor before and after validation."""
+    """Compares every tensor after validation with what the last training step left."""
 
     def __init__(self) -> None:
         self.before: dict[str, torch.Tensor] = {}
         self.compared = 0
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         self.before = {name: value.clone() for name, value in pl_module.state_dict().items()}
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert trainer.callback_metrics["val/map_50_95"] >= 0  # it was validated
         for name, value in pl_module.state_dict().items():
             assert torch.equal(value, self.before[name]), name
         self.compared += 1
@@ -93,7 +94,7 @@ def test_non_finite_loss_names_images_and_saves(data: DetectionDataModule, tmp_p
                 pl_module.model.head.box[0][-1].bias.fill_(float("nan"))
 
     with pytest.raises(NonFiniteLossError, match=r"images \[") as caught:
-        fit(data, tmp_path, [Poison(), NonFiniteGuard(), BestAndLast()])
+        fit(data, tmp_path, [Poison(), NonFiniteGuard(), LastCheckpoint()])
     assert caught.value.exit_code == 3
     assert list(tmp_path.rglob("non_finite.ckpt"))
 

@@ -28,7 +28,8 @@ def distribution_focal_loss(log_probability: Tensor, target_ltrb: Tensor) -> Ten
     num_bins = log_probability.shape[2]
     target = target_ltrb.transpose(1, 2).clamp(0, num_bins - 1 - 0.01)  # (B, 4, A)
     lower = target.floor()
-    index = lower.long().unsqueeze(2)  # (B, 4, 1, A)
+    # Clamped for the sake of NaN alone: the loss must become NaN and be caught as such, not fail in `gather`.
+    index = lower.long().clamp(0, num_bins - 2).unsqueeze(2)  # (B, 4, 1, A)
     upper_weight = target - lower
     at_lower = log_probability.gather(2, index).squeeze(2)
     at_upper = log_probability.gather(2, index + 1).squeeze(2)

@@ -17,6 +17,14 @@ from yolo_lite.utils.errors import NonFiniteLossError, UserError
 
 log = logging.getLogger(__name__)
 
+CHECKPOINT_SETTINGS: dict[str, Any] = {
+    "save_top_k": 1,
+    "auto_insert_metric_name": False,
+    "enable_version_counter": False,
+    # After validation, when the epoch is complete: resuming starts the next one.
+    "save_on_train_epoch_end": True,
+}
+
 
 class NominalBatch(L.Callback):
     """Accumulate gradients until about `nominal_batch` images contributed to an optimiser step.
@@ -130,19 +138,22 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
-class BestAndLast(ModelCheckpoint):
-    """`best.ckpt` by validation mAP50-95 and `last.ckpt` after every epoch, in the run's `checkpoints` folder."""
+class BestCheckpoint(ModelCheckpoint):
+    """`best.ckpt` by a validation number, in the run's `checkpoints` folder.
+
+    Args:
+        monitor: the number, the higher the better.
+    """
 
     def __init__(self, monitor: str = "val/map_50_95") -> None:
-        super().__init__(
-            monitor=monitor,
-            mode="max",
-            filename="best",
-            save_top_k=1,
-            save_last=True,
-            auto_insert_metric_name=False,
-            enable_version_counter=False,
-        )
+        super().__init__(monitor=monitor, mode="max", filename="best", **CHECKPOINT_SETTINGS)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """`last.ckpt` after every epoch. ModelCheckpoint's `save_last` would renew it only along with the best one."""
+
+    def __init__(self) -> None:
+        super().__init__(filename="last", **CHECKPOINT_SETTINGS)
 
 
 def check_classes(model_names: list[str], data_names: list[str]) -> None:

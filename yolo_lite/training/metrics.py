@@ -118,7 +118,15 @@ class CocoMetric:
 
 def score_detections(table: DetectionTable, index: DetectionIndex) -> CocoScores:
     """COCO's evaluation (IoU 0.50:0.95, 100 detections, crowds ignored, areas from the file)."""
-    metric = MeanAveragePrecision(box_format="xywh", iou_type="bbox", extended_summary=True, backend="faster_coco_eval")
+    metric = MeanAveragePrecision(
+        box_format="xywh",
+        iou_type="bbox",
+        # torchmetrics makes its defaults in float32, which moves scores by up to 3e-4 against pycocotools.
+        iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
+        rec_thresholds=np.linspace(0.0, 1.0, 101).tolist(),
+        extended_summary=True,
+        backend="faster_coco_eval",
+    )
     metric.warn_on_many_detections = False  # 300 are kept for other uses; COCO scores the best 100
     # The order of rows with equal scores must not depend on the number of processes.
     table_order = np.lexsort((np.arange(len(table.image_ids)), table.image_ids))

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from yolo_lite.cli import TrainCLI
-from yolo_lite.training.callbacks import BestAndLast, clock
+from yolo_lite.training.callbacks import BestCheckpoint, clock
 from yolo_lite.training.module import MODEL_PREFIX, DetectionModule
 from yolo_lite.utils.checkpoints import read_checkpoint, transfer_weights
 from yolo_lite.utils.errors import UserError
@@ -68,12 +68,12 @@ def introduce(module: DetectionModule, trainer: L.Trainer) -> None:
 def report(cli: TrainCLI, seconds: float) -> None:
     """What was reached, where it is, what to type next."""
     trainer = cli.trainer
-    checkpoint = trainer.checkpoint_callback
+    checkpoint = next((c for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)
     table = Table(title=cli.config.name, show_header=False)
     table.add_row("epochs", f"{trainer.current_epoch} in {clock(seconds)}")
-    best = checkpoint.best_model_path if isinstance(checkpoint, BestAndLast) else ""
-    if best and checkpoint is not None and checkpoint.best_model_score is not None:  # type: ignore[attr-defined]
-        table.add_row("best mAP50-95", f"{float(checkpoint.best_model_score):.4f}")  # type: ignore[attr-defined]
+    best = checkpoint.best_model_path if checkpoint is not None else ""
+    if checkpoint is not None and checkpoint.best_model_score is not None:
+        table.add_row("best mAP50-95", f"{float(checkpoint.best_model_score):.4f}")
     for key, label in (("val/map_50_95", "last mAP50-95"), ("val/map_50", "last mAP50")):
         if key in trainer.callback_metrics:
             table.add_row(label, f"{float(trainer.callback_metrics[key]):.4f}")
