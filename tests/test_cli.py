@@ -72,7 +72,9 @@ def test_run_folders_are_never_reused(trained: tuple[Path, Path], tmp_path: Path
     arguments = ["--data.root", str(root), "--runs_dir", str(tmp_path), "--name", "twice", "--trainer.max_epochs", "1"]
     for _ in range(2):
         assert train_script.main([*arguments, *FAST]) == 0
-    assert sorted(p.name for p in (tmp_path / "twice").iterdir()) == ["version_0", "version_1"]
+    runs = sorted((tmp_path / "twice").iterdir())
+    assert [run.name for run in runs] == ["version_0", "version_1"]
+    assert all((run / "checkpoints" / "last.ckpt").is_file() for run in runs)
 
 
 @pytest.mark.parametrize(

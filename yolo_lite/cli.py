@@ -29,15 +29,18 @@ from yolo_lite.training.progress import ProgressBar
 from yolo_lite.training.trainer import Trainer
 from yolo_lite.utils.runs import is_main_process, reserve_version
 
-TRAINER_DEFAULTS: dict[str, Any] = {
-    "max_epochs": 100,
-    "enable_model_summary": False,
-    "gradient_clip_val": 10.0,
-    "log_every_n_steps": 10,
-    "num_sanity_val_steps": 0,
-    "use_distributed_sampler": False,  # our samplers split the data themselves, evaluation without padding
-    "callbacks": [NominalBatch(), NonFiniteGuard(), EpochLine(), LastCheckpoint()],
-}
+
+def trainer_defaults() -> dict[str, Any]:
+    """What differs from Lightning's defaults, and the callbacks of every run: new ones each time, they hold state."""
+    return {
+        "max_epochs": 100,
+        "enable_model_summary": False,
+        "gradient_clip_val": 10.0,
+        "log_every_n_steps": 10,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,  # our samplers split the data themselves, evaluation without padding
+        "callbacks": [NominalBatch(), NonFiniteGuard(), EpochLine(), LastCheckpoint()],
+    }
 
 
 class TrainCLI(LightningCLI):
@@ -48,7 +51,7 @@ class TrainCLI(LightningCLI):
             DetectionModule,
             DetectionDataModule,
             trainer_class=Trainer,
-            trainer_defaults=TRAINER_DEFAULTS,
+            trainer_defaults=trainer_defaults(),
             save_config_callback=SaveConfigCallback,
             seed_everything_default=0,
             parser_kwargs={
