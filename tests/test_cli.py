@@ -110,3 +110,11 @@ def test_eval_refuses_what_is_not_ours(trained: tuple[Path, Path], tmp_path: Pat
     torch.save({"weights": torch.zeros(1)}, path)
     assert eval_script.main(["--checkpoint", str(path), "--data.root", str(root)]) == 2
     assert "not a yolo-lite checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_config_is_read(path: Path, trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """Each file trains one short epoch; an unknown key in it would be refused."""
+    root, _ = trained
+    given = ["--config", str(path), "--data.root", str(root), *FAST, "--runs_dir", str(tmp_path)]
+    assert train_script.main([*given, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"]) == 0
