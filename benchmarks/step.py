@@ -6,6 +6,7 @@ python benchmarks/step.py yolov8n --precision bf16 --channels_last
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 
@@ -54,7 +55,7 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad()
         marks.append(time.perf_counter())
-        times.append([b - a for a, b in zip(marks[:-1], marks[1:], strict=True)])
+        times.append([b - a for a, b in itertools.pairwise(marks)])
     middle = sorted(times[2:], key=sum)[args.steps // 2]  # the first two warm up
     parts = dict(zip(["forward", "loss", "backward", "optimizer"], [round(t, 3) for t in middle], strict=True))
     print(json.dumps({**vars(args), **parts, "images_per_second": round(batch / sum(middle), 1)}))
