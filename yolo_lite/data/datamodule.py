@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 
@@ -21,8 +20,6 @@ from yolo_lite.data.shapes import make_shapes
 from yolo_lite.data.transforms import AugmentConfig
 from yolo_lite.data.types import Batch, Sample
 from yolo_lite.utils.errors import UserError
-
-log = logging.getLogger(__name__)
 
 SHAPES_ROOT = Path("datasets/shapes")
 MAX_WORKERS = 8

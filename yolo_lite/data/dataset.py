@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Literal
 
 import numpy as np
@@ -13,8 +12,6 @@ from yolo_lite.data.index import DetectionIndex
 from yolo_lite.data.transforms import AugmentConfig, Augmenter, Drawn, letterbox
 from yolo_lite.data.types import Letterbox, Sample, SampleKey
 from yolo_lite.utils.errors import UserError
-
-log = logging.getLogger(__name__)
 
 Cache = Literal["auto", "ram", "none"]
 
