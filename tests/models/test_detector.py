@@ -79,6 +79,14 @@ def test_published_neck_initialisation() -> None:
     assert norms.std() == pytest.approx(0.02, rel=0.2)
 
 
+def test_residual_blocks_of_the_neck_start_as_identities() -> None:
+    x = torch.rand(2, 4, 8, 8)
+    neck = build_model("yolov8n-lite", 1).neck
+    assert torch.equal(neck.stages[0].refine[0](x), x)
+    default = build_model("yolov8n-lite", 1, neck_init="default").neck
+    assert not torch.equal(default.stages[0].refine[0](x), x)
+
+
 def test_evaluation_is_deterministic_and_changes_nothing() -> None:
     model = build_model("yolov8n-lite", 2).eval()
     before = {name: x.clone() for name, x in model.state_dict().items()}

@@ -22,8 +22,12 @@ from yolo_lite.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # raise it whenever the pixels or the boxes change
-CLASSES = ("circle", "rectangle", "triangle", "star", "ring")
+VERSION = 2  # raise it whenever the pixels or the boxes change
+# The classes and the middle of each one's hues, degrees. Colour and form together say the class, as with fruit or traffic
+# signs: by form alone a light model would need far more than the few minutes that a first look may take.
+HUES = {"circle": 0.0, "rectangle": 55.0, "triangle": 125.0, "star": 215.0, "ring": 295.0}
+CLASSES = tuple(HUES)
+HUE_SPREAD = 18.0
 # Diameter of an object at an image of 192 pixels: small, medium and large (for a circle) by COCO's areas.
 SIDES = ((14.0, 30.0), (32.0, 80.0), (110.0, 165.0))
 SIDE_PROBABILITIES = (0.3, 0.4, 0.3)
@@ -35,6 +39,7 @@ MIN_VISIBLE = 0.4
 MIN_INSIDE = 0.6
 MIN_CONTRAST = 70.0  # distance of colours (0..255 per channel) to nine tenths of the pixels under and around an object
 TRIES = 30
+TINT = 15.0  # how far the channels of a background's colours lie from grey
 SHADING = 0.15
 JPEG_QUALITY = 92
 
@@ -157,7 +162,7 @@ def draw_split(image_dir: Path, split: str, count: int, image_size: int, seed: t
 def draw_scene(
     rng: np.random.Generator, image_size: int, is_empty: bool = False
 ) -> tuple[np.ndarray, list[DrawnShape]]:
-    """A background and 1 to `MAX_OBJECTS` shapes: (S, S, 3) uint8 and what is on it, in the order of drawing."""
+    """A background and 1 to `MAX_OBJECTS` shapes: (S, S, 3) uint8 BGR and what is on it, in the order of drawing."""
     image = draw_background(rng, image_size)
     shapes: list[DrawnShape] = []
     visible: list[np.ndarray] = []  # per object: (S, S) what of each pixel it still shows
@@ -181,7 +186,7 @@ def draw_scene(
         remaining = [v * (1 - coverage) for v in visible]
         if any(float(v.sum()) < MIN_VISIBLE * area for v, area in zip(remaining, areas, strict=True)):
             continue
-        color = pick_color(rng, image, coverage)
+        color = pick_color(rng, HUES[CLASSES[label]], image, coverage)
         if color is None:
             continue
         light = 1 + SHADING * slope(rng, image_size)[..., None]
@@ -244,18 +249,20 @@ def measure(mask: np.ndarray, label: int) -> DrawnShape | None:
     return DrawnShape(label, (left, top, right - left, bottom - top), area)
 
 
-def pick_color(rng: np.random.Generator, image: np.ndarray, coverage: np.ndarray) -> np.ndarray | None:
-    """A random colour (3,) that stands out from what is under and around the object; None if none was found."""
+def pick_color(rng: np.random.Generator, hue: float, image: np.ndarray, coverage: np.ndarray) -> np.ndarray | None:
+    """A strong BGR colour (3,) near `hue` that stands out from what is under and around the object; None if none does."""
     around = cv2.dilate(coverage, np.ones((7, 7), np.uint8)) > 0
     pixels = image[around][::5]
-    for color in rng.uniform(15, 240, (TRIES, 3)):
+    spread = rng.uniform([-HUE_SPREAD, 0.6, 0.55], [HUE_SPREAD, 1.0, 1.0], (TRIES, 3))
+    hsv = ((spread + [hue, 0, 0]) % [360, 2, 2]).astype(np.float32)
+    for color in cv2.cvtColor(hsv[None], cv2.COLOR_HSV2BGR)[0] * 255:
         if np.quantile(np.linalg.norm(pixels - color, axis=1), 0.1) >= MIN_CONTRAST:
             return np.asarray(color, dtype=np.float32)
     return None
 
 
 def draw_background(rng: np.random.Generator, image_size: int) -> np.ndarray:
-    """(S, S, 3) float32 in 0..255: noise, stripes, checkers or a gradient between two colours, with some grain."""
+    """(S, S, 3) float32 in 0..255: noise, stripes, checkers or a gradient between two greyish colours, with grain."""
     kind = rng.choice(["noise", "stripes", "checkers", "gradient"])
     angle, period = rng.uniform(0, math.pi), rng.uniform(10, 48) * image_size / 192
     y, x = np.mgrid[:image_size, :image_size].astype(np.float32) + 0.5
@@ -269,8 +276,8 @@ def draw_background(rng: np.random.Generator, image_size: int) -> np.ndarray:
         blend = np.clip(0.5 + period / 4 * wave, 0, 1)
     else:
         blend = (slope(rng, image_size) + 1) / 2
-    first = rng.uniform(20, 235, 3)
-    second = np.clip(first + rng.uniform(-75, 75, 3), 0, 255)
+    first = rng.uniform(30, 225) + rng.uniform(-TINT, TINT, 3)
+    second = np.clip(first + rng.uniform(-75, 75) + rng.uniform(-TINT, TINT, 3), 0, 255)
     image = first + blend[..., None] * (second - first)
     image = image + rng.uniform(10, 50) * (smooth_noise(rng, image_size)[..., None] - 0.5)
     image = image + rng.uniform(0, 7) * rng.standard_normal(image.shape)

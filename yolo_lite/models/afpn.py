@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from yolo_lite.models.blocks import ConvNormAct
 
-NeckInit = Literal["default", "published"]
+NeckInit = Literal["identity", "published", "default"]
 
 BLOCKS_PER_LEVEL = 4
 WEIGHT_CHANNELS = 8
@@ -97,12 +97,14 @@ class AFPN(nn.Module):
         in_channels: channels of the backbone's levels, finest first.
         out_channels: channels of every output level.
         divisor: the pyramid works on `in_channels / divisor`.
-        init: `"default"` keeps PyTorch's initialisation; `"published"` is that of the authors (convolutions
-            Xavier-normal with gain 0.02, BatchNorm weight N(1, 0.02), bias 0).
+        init: `"identity"`: every residual block starts as the identity (its last BatchNorm weight is 0,
+            arXiv:1706.02677 section 5.1), so that up to 24 random convolutions in chain do not drown what 4 to 32
+            channels carry; `"published"` is that of the authors (convolutions Xavier-normal with gain 0.02, BatchNorm
+            weight N(1, 0.02), bias 0); `"default"` keeps PyTorch's. benchmarks/README.md compares them.
     """
 
     def __init__(
-        self, in_channels: Sequence[int], out_channels: int, divisor: int = 8, init: NeckInit = "default"
+        self, in_channels: Sequence[int], out_channels: int, divisor: int = 8, init: NeckInit = "identity"
     ) -> None:
         super().__init__()
         channels = [c // divisor for c in in_channels]
@@ -111,16 +113,24 @@ class AFPN(nn.Module):
         self.stages = nn.ModuleList(FusionStage(channels[:k]) for k in range(2, len(channels) + 1))
         self.expand = nn.ModuleList(conv_relu(c, out_channels) for c in channels)
         self.out_channels = [out_channels] * len(channels)
-        if init == "published":
+        if init == "identity":
+            self.apply(init_identity)
+        elif init == "published":
             self.apply(init_published)
         elif init != "default":
-            raise ValueError(f"unknown neck initialisation {init!r}: choose default or published")
+            raise ValueError(f"unknown neck initialisation {init!r}: choose identity, published or default")
 
     def forward(self, pyramid: list[Tensor]) -> list[Tensor]:
         levels = [pre(reduce(x)) for reduce, pre, x in zip(self.reduce, self.pre, pyramid, strict=True)]
         for k, stage in enumerate(self.stages, start=2):
             levels = stage(levels[:k]) + levels[k:]
         return [expand(x) for expand, x in zip(self.expand, levels, strict=True)]
+
+
+def init_identity(module: nn.Module) -> None:
+    """Residual blocks start as the identity, for `Module.apply`."""
+    if isinstance(module, ResidualBlock):
+        nn.init.zeros_(module.conv2.norm.weight)  # type: ignore[arg-type]
 
 
 def init_published(module: nn.Module) -> None:

@@ -46,7 +46,7 @@ class ModelSpec:
         levels: pyramid levels that the neck takes and the head predicts on; None: P3-P5 for pafpn, P2-P5 for afpn.
         neck_divisor: AFPN only: the pyramid works on the backbone's channels divided by this (None: 8).
         neck_width: AFPN only: channels of its outputs; None: the channels of P4 (128 at scale n).
-        neck_init: AFPN only: PyTorch's initialisation or the published one.
+        neck_init: AFPN only: identity (None), published or default, see `AFPN`.
         reg_max: bins of a box side's distribution.
     """
 
@@ -130,7 +130,7 @@ class YOLO(nn.Module):
             if min(channels) < divisor:
                 raise UserError(f"neck_divisor={divisor} leaves no channels of a level with {min(channels)}")
             width = spec.neck_width or spec.channels()[3]
-            self.neck = AFPN(channels, width, divisor, spec.neck_init or "default")
+            self.neck = AFPN(channels, width, divisor, spec.neck_init or "identity")
         self.head = DetectHead(self.neck.out_channels, spec.strides, num_classes, channels[0], spec.reg_max)
         self.spec = spec
         self.num_classes = num_classes

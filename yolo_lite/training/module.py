@@ -52,7 +52,7 @@ class DetectionModule(L.LightningModule):
         levels: pyramid levels in place of the neck's usual ones (P3-P5 for pafpn, P2-P5 for afpn).
         neck_divisor: afpn: the pyramid works on the backbone's channels divided by this (8).
         neck_width: afpn: channels of its outputs (those of P4).
-        neck_init: afpn: PyTorch's initialisation or the published one.
+        neck_init: afpn: identity (residual blocks start as identities), published, or PyTorch's default.
         reg_max: bins of a box side's distribution (16).
         optimizer: auto takes AdamW below 10,000 steps and SGD above.
         lr: first learning rate; None: 0.01 for SGD, 0.002 x 5 / (4 + classes) for AdamW.
