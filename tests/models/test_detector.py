@@ -46,7 +46,8 @@ def test_every_variant_builds(variant: str) -> None:
 @pytest.mark.parametrize("variant", ["yolov8n", "yolov8n-lite", "yolov8n-lite-adown"])
 def test_gradients_reach_every_trainable_parameter(variant: str) -> None:
     torch.manual_seed(0)
-    model = build_model(variant, 2).train()
+    # Residual blocks that start as identities hold back the first step's gradient by design.
+    model = build_model(variant, 2, neck_init="default" if "lite" in variant else None).train()
     maps = model(torch.rand(2, 3, 96, 96))
     sum((x * torch.randn_like(x)).sum() for x in maps).backward()
     fixed = {name for name, p in model.named_parameters() if not p.requires_grad}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import box_convert
 
 from yolo_lite.ops import postprocess
-from yolo_lite.ops.boxes import xywh_to_xyxy
 from yolo_lite.ops.postprocess import decode_maps, detect, select_detections
 
 
@@ -16,7 +16,8 @@ def random_case(seed: int, anchors: int, classes: int, side: float = 60.0) -> tu
     rng = np.random.default_rng(seed)
     boxes = np.concatenate([rng.uniform(0, 100, (anchors, 2)), rng.uniform(side / 3, side, (anchors, 2))], axis=1)
     scores = (rng.permutation(anchors * classes) + 1.0).reshape(anchors, classes) / (anchors * classes + 1)
-    return xywh_to_xyxy(torch.tensor(boxes, dtype=torch.float32)), torch.tensor(scores, dtype=torch.float32)
+    boxes_xyxy = box_convert(torch.tensor(boxes, dtype=torch.float32), "xywh", "xyxy")
+    return boxes_xyxy, torch.tensor(scores, dtype=torch.float32)
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> float:

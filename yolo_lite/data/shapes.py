@@ -23,8 +23,8 @@ from yolo_lite.utils.errors import UserError
 log = logging.getLogger(__name__)
 
 VERSION = 2  # raise it whenever the pixels or the boxes change
-# The classes and the middle of each one's hues, degrees. Colour and form together say the class, as with fruit or traffic
-# signs: by form alone a light model would need far more than the few minutes that a first look may take.
+# The classes and the middle of each one's hues, degrees. Colour and form together say the class, as with fruit or
+# traffic signs: by form alone a light model would need far more than the few minutes that a first look may take.
 HUES = {"circle": 0.0, "rectangle": 55.0, "triangle": 125.0, "star": 215.0, "ring": 295.0}
 CLASSES = tuple(HUES)
 HUE_SPREAD = 18.0
@@ -250,11 +250,11 @@ def measure(mask: np.ndarray, label: int) -> DrawnShape | None:
 
 
 def pick_color(rng: np.random.Generator, hue: float, image: np.ndarray, coverage: np.ndarray) -> np.ndarray | None:
-    """A strong BGR colour (3,) near `hue` that stands out from what is under and around the object; None if none does."""
+    """A strong BGR colour (3,) near `hue` that stands out from what the object covers and touches, or None."""
     around = cv2.dilate(coverage, np.ones((7, 7), np.uint8)) > 0
     pixels = image[around][::5]
-    spread = rng.uniform([-HUE_SPREAD, 0.6, 0.55], [HUE_SPREAD, 1.0, 1.0], (TRIES, 3))
-    hsv = ((spread + [hue, 0, 0]) % [360, 2, 2]).astype(np.float32)
+    hsv = rng.uniform([hue - HUE_SPREAD, 0.6, 0.55], [hue + HUE_SPREAD, 1.0, 1.0], (TRIES, 3)).astype(np.float32)
+    hsv[:, 0] %= 360
     for color in cv2.cvtColor(hsv[None], cv2.COLOR_HSV2BGR)[0] * 255:
         if np.quantile(np.linalg.norm(pixels - color, axis=1), 0.1) >= MIN_CONTRAST:
             return np.asarray(color, dtype=np.float32)

@@ -13,24 +13,6 @@ from torch import Tensor
 EPS = 1e-7
 
 
-def xywh_to_xyxy(boxes_xywh: Tensor) -> Tensor:
-    """Left, top, width, height (COCO) -> xyxy."""
-    xy, wh = boxes_xywh.split(2, dim=-1)
-    return torch.cat([xy, xy + wh], dim=-1)
-
-
-def xyxy_to_xywh(boxes_xyxy: Tensor) -> Tensor:
-    """xyxy -> left, top, width, height (COCO)."""
-    low, high = boxes_xyxy.split(2, dim=-1)
-    return torch.cat([low, high - low], dim=-1)
-
-
-def box_area(boxes_xyxy: Tensor) -> Tensor:
-    """(..., 4) -> (...): zero for empty boxes."""
-    width, height = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).clamp(min=0).unbind(-1)
-    return width * height
-
-
 def complete_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     """Complete IoU (CIoU, arXiv:1911.08287 eq. 8-11), element by element over broadcast boxes.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
@@ -41,24 +43,28 @@ class NominalBatch(L.Callback):
 
 
 class NonFiniteGuard(L.Callback):
-    """Stop with a checkpoint when the loss is NaN or infinite, naming the images.
+    """Stop with a checkpoint when the loss of any process is NaN or infinite, naming the images.
 
     The loss is looked at one step late: by then it has left the device, and no step waits for it.
     """
 
     def __init__(self) -> None:
-        self._last: tuple[Tensor, list[int]] | None = None
+        self._last: tuple[HostCopy, list[int]] | None = None
+        self._folder = Path()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._folder = Path(trainer.log_dir or ".") / "checkpoints"  # Lightning broadcasts it: not where only one asks
 
     def _check(self, trainer: L.Trainer) -> None:
         if self._last is None:
             return
-        (loss, image_ids), self._last = self._last, None
-        if not torch.isfinite(loss):
-            folder = Path(trainer.log_dir or ".") / "checkpoints"
-            path = folder / "non_finite.ckpt"
+        (copy, image_ids), self._last = self._last, None
+        loss = copy.value()
+        if not math.isfinite(loss):
+            path = self._folder / "non_finite.ckpt"
             trainer.save_checkpoint(path)
             raise NonFiniteLossError(
-                f"the loss is {loss.item()} at step {trainer.global_step}, images {image_ids}; saved {path}; "
+                f"the loss is {loss} at step {trainer.global_step}, images {image_ids}; saved {path}; "
                 "lower --model.lr, use --trainer.precision 32-true, or look at these images' boxes"
             )
 
@@ -66,10 +72,32 @@ class NonFiniteGuard(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         self._check(trainer)
-        self._last = (outputs["loss"].detach(), batch.image_ids.tolist())
+        loss = outputs["loss"].detach().float().clone()
+        if trainer.world_size > 1:  # a sum is NaN or infinite on every process where it is on one: all stop together
+            dist.all_reduce(loss)
+        self._last = (HostCopy(loss), batch.image_ids.tolist())
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._check(trainer)
+
+
+class HostCopy:
+    """A scalar on its way from the device; only reading it waits, and only for this copy."""
+
+    def __init__(self, scalar: Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        self._host = scalar
+        if scalar.is_cuda:
+            self._host = torch.empty_like(scalar, device="cpu", pin_memory=True)
+            self._host.copy_(scalar, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def value(self) -> float:
+        """The number."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._host.item()
 
 
 class Speed(L.Callback):

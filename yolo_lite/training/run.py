@@ -34,11 +34,13 @@ def train(args: list[str]) -> None:
         read_checkpoint(Path(resume))
     if weights:
         load_initial_weights(cli.model, Path(weights))
-    introduce(cli.model, cli.trainer)
+    run_folder = str(cli.trainer.log_dir)  # asked for on every process: Lightning broadcasts it
+    if cli.trainer.is_global_zero:
+        introduce(cli.model, cli.trainer, run_folder)
     started = time.monotonic()
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume)
     if cli.trainer.is_global_zero:
-        report(cli, time.monotonic() - started)
+        report(cli, run_folder, time.monotonic() - started)
 
 
 def load_initial_weights(module: DetectionModule, path: Path) -> None:
@@ -50,7 +52,7 @@ def load_initial_weights(module: DetectionModule, path: Path) -> None:
     log.info("moved %d of %d tensors from %s%s", moved, moved + len(new), path, detail)
 
 
-def introduce(module: DetectionModule, trainer: L.Trainer) -> None:
+def introduce(module: DetectionModule, trainer: L.Trainer, run_folder: str) -> None:
     """One line on the model, one on the run folder."""
     size, classes = module.image_size, len(module.class_names)
     log.info(
@@ -62,10 +64,10 @@ def introduce(module: DetectionModule, trainer: L.Trainer) -> None:
         count_gflops(module.model, size),
         trainer.precision,
     )
-    log.info("run folder %s", trainer.log_dir)
+    log.info("run folder %s", run_folder)
 
 
-def report(cli: TrainCLI, seconds: float) -> None:
+def report(cli: TrainCLI, run_folder: str, seconds: float) -> None:
     """What was reached, where it is, what to type next."""
     trainer = cli.trainer
     checkpoint = next((c for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)
@@ -77,7 +79,7 @@ def report(cli: TrainCLI, seconds: float) -> None:
     for key, label in (("val/map_50_95", "last mAP50-95"), ("val/map_50", "last mAP50")):
         if key in trainer.callback_metrics:
             table.add_row(label, f"{float(trainer.callback_metrics[key]):.4f}")
-    table.add_row("run folder", str(trainer.log_dir))
+    table.add_row("run folder", run_folder)
     console = Console(soft_wrap=True)
     console.print(table)
     root = f" --data.root {cli.datamodule.root}" if cli.datamodule.root is not None else ""

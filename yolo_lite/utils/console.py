@@ -42,7 +42,7 @@ def run_command(command: Callable[[], None]) -> int:
     try:
         command()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(original_message(error))}", file=sys.stderr)
         return error.exit_code
     except ArgumentError as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
@@ -50,6 +50,14 @@ def run_command(command: Callable[[], None]) -> int:
     return EXIT_OK
 
 
+def original_message(error: UserError) -> str:
+    """What was said where the error arose: a loader process hands its errors on with its traceback around them."""
+    message = str(error)
+    if "Original Traceback" not in message:
+        return message
+    return message.rstrip().splitlines()[-1].partition(": ")[2]
+
+
 def one_line(message: str) -> str:
-    """The lines of a parser's message, joined."""
+    """The lines of a message, joined: a parser's, or one that quotes a name with a line break."""
     return " ".join(line.strip() for line in message.splitlines() if line.strip())
