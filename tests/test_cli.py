@@ -67,6 +67,54 @@ def test_command_line_beats_the_checkpoint_on_resume(trained: tuple[Path, Path],
     assert checkpoint["epoch"] == 2
 
 
+def test_initial_weights_are_taken(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At a learning rate of zero the new run's weights are those it was given, and its epochs count from zero."""
+    root, run = trained
+    source = run / "checkpoints" / "last.ckpt"
+    arguments = ["--data.root", str(root), "--runs_dir", str(tmp_path), "--name", "from", "--weights", str(source)]
+    assert train_script.main([*arguments, *FAST, "--trainer.max_epochs", "1", "--model.lr", "0"]) == 0
+    given = torch.load(source, weights_only=True)["state_dict"]
+    checkpoint = torch.load(tmp_path / "from" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["epoch"] == 0
+    for name, value in checkpoint["state_dict"].items():
+        if name.endswith("weight"):
+            assert torch.equal(value, given[name]), name
+    count = len(given)
+    assert f"moved {count} of {count} tensors" in capsys.readouterr().out
+
+
+def test_initial_weights_of_another_variant_are_named(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, run = trained
+    arguments = ["--data.root", str(root), "--runs_dir", str(tmp_path), "--name", "lite"]
+    arguments += ["--weights", str(run / "checkpoints" / "best.ckpt"), *FAST, "--model.variant", "yolov8n-lite"]
+    assert train_script.main([*arguments, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"]) == 0
+    moved, rest = capsys.readouterr().out.split("moved ")[1].splitlines()[0].split(" of ")
+    assert 0 < int(moved) < int(rest.split()[0])
+    assert "new: backbone.stage2" in rest
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_image_that_breaks_after_the_check_is_one_line(
+    workers: str, tmp_path: Path, tiny_coco, capsys: pytest.CaptureFixture[str]
+) -> None:  # type: ignore[no-untyped-def]
+    """Header and end are whole, so that the check passes; what lies between cannot be decoded."""
+    root = tiny_coco()
+    path = root / "images" / "train" / "train_003.png"
+    data = path.read_bytes()
+    start, end = data.index(b"IDAT") + 4, data.index(b"IEND") - 8
+    path.write_bytes(data[:start] + bytes(end - start) + data[end:])
+    arguments = ["--data.root", str(root), *FAST, "--data.num_workers", workers, "--runs_dir", str(tmp_path / "runs")]
+    assert train_script.main([*arguments, "--trainer.max_epochs", "1"]) == 2
+    message = capsys.readouterr().err.strip().splitlines()
+    assert message[-1].startswith("error: cannot decode image ")
+    assert "train_003.png" in message[-1]
+    assert not [line for line in message if "Traceback" in line]
+
+
 def test_run_folders_are_never_reused(trained: tuple[Path, Path], tmp_path: Path) -> None:
     root, _ = trained
     arguments = ["--data.root", str(root), "--runs_dir", str(tmp_path), "--name", "twice", "--trainer.max_epochs", "1"]

@@ -1,0 +1,75 @@
+"""Images per second of whole training runs, ours and another trainer's in turn on the same machine.
+
+python benchmarks/throughput.py DIR --rounds 3
+python benchmarks/throughput.py DIR --rounds 3 --other "PYTHON SCRIPT train DIR --imgsz 320 --epochs 4 --batch 16"
+
+A run's number is the median of its epochs after the first, from the start of an epoch to the end of its last step,
+data loading included and validation not. The other command must print a JSON object with `images_per_second` last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def our_speed(args: argparse.Namespace, seed: int) -> float:
+    """Train for a few epochs in a scratch folder; images per second."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(REPOSITORY / "train.py"), "--data.root", str(args.data.resolve())]
+        command += ["--model.variant", args.variant, "--model.nominal_batch", str(args.batch_size)]
+        command += ["--data.image_size", str(args.image_size), "--data.batch_size", str(args.batch_size)]
+        command += ["--data.num_workers", str(args.workers), "--trainer.max_epochs", str(args.epochs)]
+        command += ["--trainer.precision", args.precision, "--seed_everything", str(seed), "--name", "speed"]
+        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        with open(Path(folder) / "runs" / "speed" / "version_0" / "metrics.csv", newline="") as file:
+            rows = [row["time/images_per_second"] for row in csv.DictReader(file)]
+    speeds = [float(value) for value in rows if value]
+    return statistics.median(speeds[1:] or speeds)
+
+
+def other_speed(command: str) -> float:
+    """Run the other trainer; images per second by its own account."""
+    result = subprocess.run(shlex.split(command), check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return float(json.loads(result.stdout.decode().splitlines()[-1])["images_per_second"])
+
+
+def main() -> None:
+    """Print a line per run and a last one with the medians and their ratio, all JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--variant", default="yolov8n")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--image_size", type=int, default=320)
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--other", help="command of another trainer")
+    args = parser.parse_args()
+    ours: list[float] = []
+    others: list[float] = []
+    for seed in range(args.rounds):
+        ours.append(our_speed(args, seed))
+        print(json.dumps({"round": seed, "ours": round(ours[-1], 2)}), flush=True)
+        if args.other:
+            others.append(other_speed(args.other))
+            print(json.dumps({"round": seed, "other": round(others[-1], 2)}), flush=True)
+    summary = {"ours": round(statistics.median(ours), 2)}
+    if others:
+        summary |= {"other": round(statistics.median(others), 2)}
+        summary |= {"ratio": round(statistics.median(ours) / statistics.median(others), 2)}
+    print(json.dumps(summary))
+
+
+if __name__ == "__main__":
+    main()

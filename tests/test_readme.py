@@ -1,0 +1,60 @@
+"""The README's commands run, in a short form; its table of models is what the models are."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import eval as eval_script
+import train as train_script
+from yolo_lite.models import build_model
+from yolo_lite.utils.profiling import count_gflops, count_parameters
+
+REPOSITORY = Path(__file__).parents[1]
+README = (REPOSITORY / "README.md").read_text()
+SHORT = "--data.image_size 64 --data.batch_size 4 --data.num_workers 0 --trainer.max_epochs 1 --trainer.accelerator cpu"
+
+
+def commands() -> list[str]:
+    """Indented blocks, continued lines joined."""
+    blocks = re.sub(r"\\\n\s*", "", README)
+    return [line.strip() for line in blocks.splitlines() if line.startswith("    ") and "python" in line]
+
+
+def test_set_up_commands_are_whole() -> None:
+    """Both set themselves up from a fresh clone; .ci/run executes the second one."""
+    train, test = commands()[:2]
+    for command, requirements in ((train, "requirements.txt"), (test, "requirements-dev.txt")):
+        steps = command.split(" && ")
+        assert steps[0] == "python3 -m venv .venv"
+        assert steps[1] == f".venv/bin/pip install -q -r {requirements}"
+        assert (REPOSITORY / requirements).is_file()
+    assert train.split(" && ")[2] == ".venv/bin/python train.py"
+    tests = test.split(" && ")[2].removeprefix(".venv/bin/")
+    assert tests in (REPOSITORY / ".ci" / "run").read_text()
+
+
+def test_own_data(tmp_path: Path, make_coco, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    """The commands on own data, with DIR and NAME filled in and made short."""
+    monkeypatch.chdir(tmp_path)
+    make_coco(tmp_path / "data")
+    train, evaluate = (next(c for c in commands() if c.startswith(f"python {name}.py")) for name in ("train", "eval"))
+    given = shlex.split(train.replace("DIR", "data").replace("configs/", f"{REPOSITORY}/configs/"))[2:]
+    assert train_script.main([*given, *SHORT.split(), "--name", "first"]) == 0
+    given = shlex.split(evaluate.replace("DIR", "data").replace("NAME", "first"))[2:]
+    assert eval_script.main([*given, "--data.num_workers", "0", "--data.image_size", "64"]) == 0
+    assert (tmp_path / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize("row", re.findall(r"^\| (yolov8\S+) \| (\d+) .*$", README, re.MULTILINE), ids=lambda r: r[0])
+def test_table_of_models(row: tuple[str, str]) -> None:
+    variant = row[0]
+    line = next(x for x in README.splitlines() if x.startswith(f"| {variant} |"))
+    cells = [cell.strip() for cell in line.strip("|").split("|")][1:]
+    for classes, parameters, gflops in (cells[:3], cells[4:7]):
+        model = build_model(variant, int(classes))
+        assert f"{count_parameters(model):,}" == parameters
+        assert f"{count_gflops(model, 640):.2f}" == gflops
