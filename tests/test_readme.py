@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shlex
 from pathlib import Path
@@ -58,3 +59,14 @@ def test_table_of_models(row: tuple[str, str]) -> None:
         model = build_model(variant, int(classes))
         assert f"{count_parameters(model):,}" == parameters
         assert f"{count_gflops(model, 640):.2f}" == gflops
+
+
+@pytest.mark.slow
+def test_first_command_learns_the_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """About ten minutes on two cores; benchmarks/README.md has the result."""
+    monkeypatch.chdir(tmp_path)
+    assert train_script.main([]) == 0
+    (metrics,) = tmp_path.glob("runs/*/version_0/metrics.csv")
+    with open(metrics, newline="") as file:
+        scores = [float(row["val/map_50"]) for row in csv.DictReader(file) if row["val/map_50"]]
+    assert max(scores) >= 0.80

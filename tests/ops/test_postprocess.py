@@ -154,3 +154,6 @@ def test_decoding_is_float32_for_low_precision_maps() -> None:
     maps = [torch.randn(1, 4 * 16 + 1, 4, 4, dtype=torch.bfloat16)]
     decoded = decode_maps(maps, [8], 16)
     assert decoded.boxes_xyxy.dtype == decoded.logits.dtype == decoded.log_probability.dtype == torch.float32
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = decode_maps(maps, [8], 16)
+    assert torch.equal(inside.boxes_xyxy, decoded.boxes_xyxy)

@@ -47,11 +47,12 @@ class Decoded:
 
 def decode_maps(maps: Sequence[Tensor], strides: Sequence[int], reg_max: int) -> Decoded:
     """Raw head maps, per level (B, 4R + C, H_l, W_l), to boxes and logits, in float32 whatever the precision."""
-    flat = torch.cat([x.flatten(2) for x in maps], dim=2).float()  # (B, 4R + C, A)
-    box_logits, logits = flat.split([4 * reg_max, flat.shape[1] - 4 * reg_max], dim=1)
-    log_probability = box_logits.unflatten(1, (4, reg_max)).log_softmax(dim=2)
-    centers_xy, stride = make_anchors(maps, strides)
-    boxes_xyxy = ltrb_to_xyxy(expected_distance(log_probability), centers_xy) * stride
+    with torch.autocast(maps[0].device.type, enabled=False):  # it would take the expectation over the bins in bf16
+        flat = torch.cat([x.flatten(2) for x in maps], dim=2).float()  # (B, 4R + C, A)
+        box_logits, logits = flat.split([4 * reg_max, flat.shape[1] - 4 * reg_max], dim=1)
+        log_probability = box_logits.unflatten(1, (4, reg_max)).log_softmax(dim=2)
+        centers_xy, stride = make_anchors(maps, strides)
+        boxes_xyxy = ltrb_to_xyxy(expected_distance(log_probability), centers_xy) * stride
     return Decoded(log_probability, logits, boxes_xyxy, centers_xy, stride)
 
 
