@@ -65,6 +65,99 @@ def test_command_line_beats_the_checkpoint_on_resume(trained: tuple[Path, Path],
     assert train_script.main([*arguments, *FAST, *resume]) == 0
     checkpoint = torch.load(tmp_path / "on" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["epoch"] == 2
+    assert checkpoint["lr_schedulers"][0]["last_epoch"] == checkpoint["global_step"] == 3
+    assert checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(last_rate(root, tmp_path))
+
+
+def last_rate(root: Path, folder: Path) -> float:
+    """The learning rate at the end of an uninterrupted run of three epochs."""
+    arguments = ["--data.root", str(root), "--runs_dir", str(folder), "--name", "straight", "--trainer.max_epochs", "3"]
+    assert train_script.main([*arguments, *FAST]) == 0
+    checkpoint = torch.load(folder / "straight" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+    return float(checkpoint["optimizer_states"][0]["param_groups"][0]["lr"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--model.variant", "yolov8s"], "model.variant=yolov8n"),
+        (["--model.block", "cspc"], "model.block=None"),
+        (["--model.optimizer", "sgd"], "model.optimizer=adamw"),
+        (["--data.root", "other"], "classes"),
+    ],
+)
+def test_another_run_is_not_resumed(
+    arguments: list[str],
+    expected: str,
+    trained: tuple[Path, Path],
+    tmp_path: Path,
+    make_coco,  # type: ignore[no-untyped-def]
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root, run = trained
+    monkeypatch.chdir(tmp_path)
+    make_coco(tmp_path / "other", num_classes=3)
+    resume = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt"), "--data.root", str(root), *FAST]
+    assert train_script.main([*resume, *arguments]) == 2
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_without_a_logger_a_run_still_has_its_folder(
+    trained: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, _ = trained
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--data.root", str(root), *FAST, "--trainer.max_epochs", "1", "--trainer.logger", "false"]
+    for version in range(2):
+        assert train_script.main([*arguments, "--name", "quiet"]) == 0
+        run = tmp_path / "runs" / "quiet" / f"version_{version}"
+        assert (run / "config.yaml").is_file()
+        assert (run / "checkpoints" / "best.ckpt").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_accumulation_that_is_given_wins(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """Two batches an epoch: one step by the nominal batch of 64, two by the explicit 1."""
+    root, _ = trained
+    for given, steps in (([], 1), (["--trainer.accumulate_grad_batches", "1"], 2)):
+        arguments = ["--data.root", str(root), "--runs_dir", str(tmp_path), "--name", f"steps{steps}", *FAST, *given]
+        assert train_script.main([*arguments, "--trainer.max_epochs", "1"]) == 0
+        path = tmp_path / f"steps{steps}" / "version_0" / "checkpoints" / "last.ckpt"
+        assert torch.load(path, weights_only=True)["global_step"] == steps
+
+
+def test_average_counts_optimiser_steps_across_a_resume(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    root, run = trained
+    arguments = ["--data.root", str(root), "--runs_dir", str(tmp_path), "--name", "ema", *FAST]
+    resume = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt"), "--trainer.max_epochs", "4"]
+    assert train_script.main([*arguments, *resume]) == 0
+    checkpoint = torch.load(tmp_path / "ema" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["callbacks"]["WeightEMA"]["updates"] == checkpoint["global_step"] == 4
+
+
+def test_names_of_classes_may_look_like_markup(
+    trained: tuple[Path, Path], tmp_path: Path, make_coco, capsys: pytest.CaptureFixture[str]
+) -> None:  # type: ignore[no-untyped-def]
+    root = make_coco(tmp_path / "data")
+    for path in (root / "annotations").iterdir():
+        path.write_text(path.read_text().replace("class0", "[/x]").replace("class1", "[red]"))
+    arguments = ["--data.root", str(root), *FAST, "--runs_dir", str(tmp_path / "runs"), "--name", "[b]"]
+    assert train_script.main([*arguments, "--trainer.max_epochs", "1"]) == 0
+    checkpoint = tmp_path / "runs" / "[b]" / "version_0" / "checkpoints" / "best.ckpt"
+    capsys.readouterr()
+    assert eval_script.main(["--checkpoint", str(checkpoint), "--data.root", str(root), "--data.num_workers", "0"]) == 0
+    table = capsys.readouterr().out
+    assert "AP [/x]" in table
+    assert "AP [red]" in table
+
+
+def test_results_are_not_written_to_a_folder(trained: tuple[Path, Path], tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    root, run = trained
+    arguments = ["--checkpoint", str(run / "checkpoints" / "best.ckpt"), "--data.root", str(root)]
+    assert eval_script.main([*arguments, "--json", str(tmp_path)]) == 2
+    assert "is a folder" in capsys.readouterr().err
 
 
 def test_initial_weights_are_taken(
@@ -85,16 +178,18 @@ def test_initial_weights_are_taken(
     assert f"moved {count} of {count} tensors" in capsys.readouterr().out
 
 
-def test_initial_weights_of_another_variant_are_named(
+def test_initial_weights_of_another_structure_are_named(
     trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, run = trained
-    arguments = ["--data.root", str(root), "--runs_dir", str(tmp_path), "--name", "lite"]
-    arguments += ["--weights", str(run / "checkpoints" / "best.ckpt"), *FAST, "--model.variant", "yolov8n-lite"]
-    assert train_script.main([*arguments, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"]) == 0
+    arguments = ["--data.root", str(root), "--runs_dir", str(tmp_path), "--name", "lite", *FAST]
+    arguments += ["--weights", str(run / "checkpoints" / "best.ckpt"), "--trainer.max_epochs", "1"]
+    assert train_script.main([*arguments, "--model.block", "cspc", "--trainer.limit_train_batches", "1"]) == 0
     moved, rest = capsys.readouterr().out.split("moved ")[1].splitlines()[0].split(" of ")
     assert 0 < int(moved) < int(rest.split()[0])
     assert "new: backbone.stage2" in rest
+    assert train_script.main([*arguments, "--model.variant", "yolov8n-lite"]) == 2
+    assert "of the initial weights fit this model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
@@ -133,6 +228,17 @@ def test_run_folders_are_never_reused(trained: tuple[Path, Path], tmp_path: Path
         (["--model.colour", "red"], "colour"),
         (["--ckpt_path", "nowhere.ckpt"], "no checkpoint nowhere.ckpt"),
         (["--weights", "a.ckpt", "--ckpt_path", "b.ckpt"], "give one of them"),
+        (["--weights", "nowhere.ckpt"], "no checkpoint nowhere.ckpt"),
+        (["--model.lr", "-1"], "model.lr=-1.0"),
+        (["--model.nominal_batch", "0"], "nominal_batch=0"),
+        (["--ema.ramp", "0"], "ema.ramp=0"),
+        (["--pictures.every_n_epochs", "0"], "every_n_epochs=0"),
+        (["--data.num_workers", "-1"], "num_workers=-1"),
+        (["--data.max_bad_images", "7"], "max_bad_images=7"),
+        (["--seed_everything", "-1"], "seed_everything"),
+        (["--trainer.precision", "bf16-true"], "precision"),
+        (["--trainer.accelerator", "gpu"], "gpu"),
+        (["--checkpoint.monitor", "val/map_typo"], "val/map_typo"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -150,6 +256,7 @@ def test_bad_input_is_one_line(
     assert message.startswith("error: ")
     assert len(message.splitlines()) == 1
     assert "Traceback" not in message
+    assert not (tmp_path / "yolov8n-data").exists() or arguments[0].startswith(("--model", "--trainer"))
 
 
 def test_eval_refuses_what_is_not_ours(trained: tuple[Path, Path], tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]

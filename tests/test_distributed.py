@@ -49,6 +49,13 @@ class WriteScores(L.Callback):
         self.target = target
         self.seen: list[int] = []
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """BatchNorm statistics that differ from rank to rank, as after an epoch of training."""
+        with torch.no_grad():
+            for name, buffer in pl_module.named_buffers():
+                if "running" in name:
+                    buffer += trainer.global_rank
+
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, *_: Any
     ) -> None:
@@ -57,7 +64,9 @@ class WriteScores(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         path = self.target.with_name(f"{self.target.name}.{trainer.global_rank}")
         scores = pl_module.scores
-        path.write_text(json.dumps({"numbers": scores.numbers, "classes": scores.per_class, "seen": self.seen}))
+        result = {"numbers": scores.numbers, "classes": scores.per_class, "images": scores.num_images}
+        statistics = sum(b.double().sum().item() for name, b in pl_module.named_buffers() if "running" in name)
+        path.write_text(json.dumps({**result, "seen": self.seen, "statistics": statistics}))
 
 
 def score(root: Path, target: Path, processes: int) -> list[dict[str, Any]]:
@@ -89,8 +98,10 @@ def test_two_processes_score_as_one(num_images: int, tmp_path: Path, make_coco: 
     for rank in both:
         assert rank["numbers"] == pytest.approx(alone["numbers"], abs=1e-6)
         assert rank["classes"] == pytest.approx(alone["classes"], abs=1e-6)
-    assert sorted(both[0]["seen"] + both[1]["seen"]) == sorted(alone["seen"])
+    assert {*both[0]["seen"], *both[1]["seen"]} == {*alone["seen"]}
     assert len(alone["seen"]) == num_images
+    assert both[0]["images"] == both[1]["images"] == num_images
+    assert both[0]["statistics"] == both[1]["statistics"] == pytest.approx(alone["statistics"])
 
 
 def test_training_on_two_processes(tmp_path: Path, make_coco: Any) -> None:

@@ -2,61 +2,122 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-import yolo_lite
-from yolo_lite.cli import TrainCLI
 from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.data.transforms import AugmentConfig, Augmenter
-from yolo_lite.training.callbacks import BestCheckpoint, Speed
-from yolo_lite.training.ema import WeightEMA
 from yolo_lite.training.module import DetectionModule
-from yolo_lite.training.pictures import PictureLogger
 
-PACKAGE = Path(yolo_lite.__file__).parent
-
-
-def names_that_are_read() -> set[str]:
-    """Variables, attributes and string keys that the package reads; `self.x = x` alone does not count as reading x."""
-    trees = [ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))]
-    nodes = [node for tree in trees for node in ast.walk(tree)]
-    stored = {
-        node.value
-        for node in nodes
-        if isinstance(node, ast.Assign)
-        and isinstance(node.value, ast.Name)
-        and isinstance(node.targets[0], ast.Attribute)
-    }
-    read = set()
-    for node in nodes:
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node not in stored:
-            read.add(node.id)
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-            read.add(node.attr)
-        elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
-            read.add(node.slice.value)
-    return read
-
-
-@pytest.mark.parametrize(
-    "owner", [DetectionModule, DetectionDataModule, WeightEMA, BestCheckpoint, PictureLogger, Speed]
-)
-def test_every_argument_is_read_somewhere(owner: type) -> None:
-    assert set(inspect.signature(owner).parameters) - {"self"} <= names_that_are_read()
+# Every setting of the model with a value that is not its default: what shows that it was heard.
+STRUCTURE = {
+    "variant": "yolov8n-lite-adown",
+    "class_names": ["a", "b", "c"],
+    "block": "c2f",
+    "downsample": "conv",
+    "neck": "pafpn",
+    "levels": "P3-P5",
+    "neck_divisor": 4,
+    "neck_width": 64,
+    "reg_max": 8,
+}
+LOSS = {"box_gain": 1.0, "class_gain": 1.0, "dfl_gain": 1.0, "assign_top_k": 2}
+SCHEDULE = {
+    "optimizer": "sgd",
+    "lr": 0.5,
+    "final_lr_fraction": 0.5,
+    "schedule": "cosine",
+    "warmup_epochs": 1.0,
+    "momentum": 0.5,
+    "weight_decay": 0.1,
+    "nominal_batch": 32,
+}
+OTHERS = {"image_size": 96, "neck_init": "default"}
 
 
-def test_every_argument_of_the_command_is_read() -> None:
-    source = inspect.getsource(TrainCLI.add_arguments_to_parser)
-    names = {line.split('"--')[1].split('"')[0] for line in source.splitlines() if '"--' in line}
-    assert {"ckpt_path", "weights", "runs_dir", "name", "patience"} <= names
-    assert names <= names_that_are_read()
+def build(**settings: Any) -> DetectionModule:
+    torch.manual_seed(0)
+    return DetectionModule(**{"class_names": ["a", "b"], "optimizer": "adamw", **settings})
+
+
+def shapes(module: DetectionModule) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in module.model.state_dict().items()}
+
+
+def losses(module: DetectionModule) -> list[float]:
+    """The three terms for the same maps and one object."""
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(1, 66, 64 // s, 64 // s, generator=generator) for s in module.model.strides]
+    boxes, labels = torch.tensor([[[8.0, 8.0, 50.0, 60.0]]]), torch.tensor([[1]])
+    items = module.loss(maps, SimpleNamespace(boxes_xyxy=boxes, labels=labels, mask=torch.tensor([[True]])))  # type: ignore[arg-type]
+    return [items.box.item(), items.classes.item(), items.dfl.item()]
+
+
+def rates(module: DetectionModule) -> list[tuple[Any, ...]]:
+    """What the optimiser's groups hold at some steps of a run of 100."""
+    module._trainer = SimpleNamespace(  # type: ignore[assignment]
+        estimated_stepping_batches=100,
+        num_training_batches=10,
+        accumulate_grad_batches=1,
+        world_size=1,
+        datamodule=SimpleNamespace(batch_size=8),
+    )
+    configured: Any = module.configure_optimizers()
+    optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    seen = []
+    for _ in range(100):
+        seen += [(type(optimizer), g["lr"], g["weight_decay"], g.get("momentum")) for g in optimizer.param_groups]
+        optimizer.step()
+        scheduler.step()
+    return seen
+
+
+@pytest.mark.parametrize("name", STRUCTURE)
+def test_structure(name: str) -> None:
+    assert shapes(build(**{name: STRUCTURE[name]})) != shapes(build())
+
+
+@pytest.mark.parametrize("name", LOSS)
+def test_loss(name: str) -> None:
+    assert losses(build(**{name: LOSS[name]})) != losses(build())
+
+
+@pytest.mark.parametrize("name", SCHEDULE)
+def test_optimiser_and_schedule(name: str) -> None:
+    base = {"optimizer": "sgd"} if name == "momentum" else {}
+    assert rates(build(**{**base, name: SCHEDULE[name]})) != rates(build(**base))
+
+
+def test_the_rest_of_the_model() -> None:
+    assert build(image_size=96).image_size == 96
+    values = [torch.cat([p.flatten() for p in build(**s).parameters()]) for s in ({}, {"neck_init": "default"})]
+    assert not torch.equal(*values)
+    covered = {*STRUCTURE, *LOSS, *SCHEDULE, *OTHERS}
+    assert covered == set(inspect.signature(DetectionModule).parameters)
+
+
+def test_loader_settings(make_coco, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    root = make_coco(tmp_path / "data")
+    orders = []
+    for seed, batch_size, workers in ((0, 2, 0), (1, 4, 1)):
+        data = DetectionDataModule(root, 96, batch_size, workers, cache="none", seed=seed)
+        data.trainer = SimpleNamespace(  # type: ignore[assignment]
+            global_rank=0, world_size=1, current_epoch=0, max_epochs=1, max_steps=-1, accumulate_grad_batches=1
+        )
+        loader = data.train_dataloader()
+        assert loader.num_workers == workers
+        batches = list(loader)
+        assert [len(batch) for batch in batches] == [batch_size] * (8 // batch_size)
+        assert batches[0].images.shape[2:] == (96, 96)
+        orders.append([i for batch in batches for i in batch.image_ids.tolist()])
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1])
 
 
 WEAK = AugmentConfig(mosaic=0, mixup=0, scale=0, translate=0, hsv_hue=0, hsv_saturation=0, hsv_value=0, flip=0)

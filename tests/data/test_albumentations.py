@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.data.transforms import RandomHSV
+from yolo_lite.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,6 +21,27 @@ ROOT = Path(__file__).parents[2]
 def test_installed_version_is_the_pinned_line() -> None:
     release = tuple(int(x) for x in version("albumentations").split(".")[:3])
     assert (2, 0, 8) <= release < (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("installed", "expected"),
+    [
+        ({"albumentationsx": "2.1.3", "albumentations": "2.0.8"}, "albumentationsx 2.1.3 .*AGPL"),
+        ({"albumentations": "2.1.0"}, "albumentations 2.1.0"),
+        ({"albumentations": "1.4.24"}, "albumentations 1.4.24"),
+    ],
+)
+def test_the_successor_is_refused(
+    installed: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fake_version(name: str) -> str:
+        if name not in installed:
+            raise PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr("yolo_lite.data.transforms.version", fake_version)
+    with pytest.raises(UserError, match=expected):
+        DetectionDataModule(tmp_path)
 
 
 def test_requirements_pin_it() -> None:

@@ -36,6 +36,33 @@ def read(tmp_path: Path, content: Any) -> DetectionIndex:
     return read_coco(path, tmp_path)
 
 
+def test_the_root_category_of_roboflow_is_no_class(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    content = copy.deepcopy(GOOD)
+    content["categories"] = [
+        {"id": 0, "name": "dog", "supercategory": "none"},  # the project, which may have the name of a class
+        {"id": 2, "name": "cat", "supercategory": "dog"},
+        {"id": 5, "name": "dog", "supercategory": "dog"},
+    ]
+    logging.getLogger("yolo_lite").propagate = True
+    with caplog.at_level(logging.WARNING):
+        index = read(tmp_path, content)
+    assert index.class_names == ["cat", "dog"]
+    assert len([r for r in caplog.records if "groups the other categories" in r.message]) == 1
+
+
+@pytest.mark.parametrize(
+    "categories",
+    [
+        [{"id": 2, "name": "cat", "supercategory": "none"}, {"id": 5, "name": "dog", "supercategory": "none"}],
+        [{"id": 2, "name": "cat", "supercategory": "none"}, {"id": 5, "name": "dog", "supercategory": "cat"}],
+        [{"id": 2, "name": "cat", "supercategory": "animal"}, {"id": 5, "name": "dog", "supercategory": "animal"}],
+    ],
+    ids=["no parents", "a parent with objects", "parents that are not listed"],
+)
+def test_other_categories_stay(tmp_path: Path, categories: list[dict[str, Any]]) -> None:
+    assert read(tmp_path, {**GOOD, "categories": categories}).class_names == ["cat", "dog"]
+
+
 def test_index_of_a_good_file(tmp_path: Path) -> None:
     index = read(tmp_path, GOOD)
     assert len(index) == 2

@@ -158,6 +158,17 @@ def test_truncated(tmp_path: Path, format_: str, share: float) -> None:
     assert reason(path) == "truncated"
 
 
+@pytest.mark.parametrize("format_", ["BMP", "TIFF", "GIF", "WEBP"])
+def test_truncated_without_an_end_marker(tmp_path: Path, format_: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+    path = tmp_path / "image"
+    Image.fromarray(noise).save(path, format_)
+    assert inspect_image(path) == (HEIGHT, WIDTH)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    assert isinstance(inspect_image(path), ImageProblem)
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_inspection_does_not_decode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
     """Only header and end are read: decoding a whole data set before the first epoch would take minutes."""

@@ -26,6 +26,18 @@ def test_every_layout_is_found(tiny_coco: Callable[..., Path], layout: str) -> N
     check_same_classes(train, val)
 
 
+def test_of_two_years_the_one_with_images_is_taken(tiny_coco: Callable[..., Path]) -> None:
+    """COCO's annotations of 2014 and 2017 lie in one folder; without images at hand the newer ones are meant."""
+    root = tiny_coco(num_train=3, layout="official")
+    newer = root / "annotations" / "instances_train2017.json"
+    older = root / "annotations" / "instances_train2014.json"
+    older.write_bytes(newer.read_bytes())
+    assert find_split(root, "train").annotations == newer
+    (root / "train2017").rename(root / "train2014")
+    assert find_split(root, "train").annotations == older
+    assert len(open_split(root, "train")) == 3
+
+
 def test_official_layout_with_images_in_a_folder_of_their_own(tiny_coco: Callable[..., Path]) -> None:
     root = tiny_coco(num_train=2, layout="official")
     (root / "images").mkdir()

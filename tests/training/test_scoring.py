@@ -44,10 +44,15 @@ def noisy_detections(path: Path, seed: int) -> dict[int, list[tuple[list[float],
     return found
 
 
+@pytest.mark.parametrize("with_crowds", [False, True])
 @pytest.mark.parametrize("name", ["bccd", "coco128"])
-def test_numbers_equal_pycocotools(name: str, data_root) -> None:  # type: ignore[no-untyped-def]
-    root = data_root(name) if callable(data_root) else data_root / name
-    path = root / "annotations" / "val.json"
+def test_numbers_equal_pycocotools(name: str, with_crowds: bool, data_root, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    root = data_root(name)
+    content = json.loads((root / "annotations" / "val.json").read_text())
+    for i, entry in enumerate(content["annotations"]):
+        entry["iscrowd"] = int(with_crowds and i % 5 == 0)
+    path = tmp_path / "val.json"
+    path.write_text(json.dumps(content))
     index = read_coco(path, root / "images")
     found = noisy_detections(path, seed=1)
     class_index = {category: i for i, category in enumerate(index.category_ids)}
@@ -73,6 +78,11 @@ def test_numbers_equal_pycocotools(name: str, data_root) -> None:  # type: ignor
     assert 0.05 < evaluation.stats[0] < 0.95  # a score at either end would prove nothing
     for ours, theirs in zip(COCO_NUMBERS.values(), evaluation.stats, strict=True):
         assert scores_ours.numbers[ours] == pytest.approx(theirs, abs=1e-6), ours
+    precision = evaluation.eval["precision"][:, :, :, 0, 2]  # IoU, recall, class; all areas, 100 detections
+    for k, class_name in enumerate(index.class_names):
+        values = precision[:, :, k]
+        expected = values[values > -1].mean() if (values > -1).any() else -1
+        assert scores_ours.per_class[class_name] == pytest.approx(expected, abs=1e-6), class_name
 
 
 def test_no_detections_score_zero(tmp_path: Path, make_coco) -> None:  # type: ignore[no-untyped-def]

@@ -113,9 +113,15 @@ class Field:
 
 def read_categories(data: Any, path: Path) -> tuple[list[str], list[int]]:
     """Class names and category ids, in the order of the ids."""
-    categories = [Field(c, f"{path}: categories[{i}]") for i, c in enumerate(entries(data, "categories", path))]
+    listed = entries(data, "categories", path)
+    categories = [Field(c, f"{path}: categories[{i}]") for i, c in enumerate(listed)]
     if not categories:
         raise UserError(f"{path} is not COCO: 'categories' is empty")
+    used = [a.get("category_id") for a in entries(data, "annotations", path)]
+    roots = [c for c in categories if is_root(c.entry, listed) and c.get("id") not in used]
+    if roots and len(roots) < len(categories):
+        log.warning("%s: left out %r, which groups the other categories", path, roots[0].text("name"))
+        categories = [c for c in categories if c not in roots]
     pairs = sorted((c.integer("id"), c.text("name")) for c in categories)
     ids = [i for i, _ in pairs]
     names = [name for _, name in pairs]
@@ -124,6 +130,13 @@ def read_categories(data: Any, path: Path) -> tuple[list[str], list[int]]:
         if twice is not None:
             raise UserError(f"{path}: two categories have the {what} {twice!r}")
     return names, ids
+
+
+def is_root(category: dict[str, Any], categories: list[dict[str, Any]]) -> bool:
+    """Roboflow lists the whole project as a category that has no parent and is the parent of the others."""
+    return category.get("supercategory") == "none" and any(
+        c is not category and c.get("supercategory") == category.get("name") for c in categories
+    )
 
 
 def read_coco(path: Path, image_dir: Path) -> DetectionIndex:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from yolo_lite.data.index import DetectionIndex
 from yolo_lite.data.layouts import Split
 from yolo_lite.data.sampler import EvalSampler, TrainSampler
 from yolo_lite.data.shapes import make_shapes
-from yolo_lite.data.transforms import AugmentConfig
+from yolo_lite.data.transforms import AugmentConfig, check_albumentations
 from yolo_lite.data.types import Batch, Sample
 from yolo_lite.utils.errors import UserError
 
@@ -70,11 +71,16 @@ class DetectionDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        check_albumentations()
         if image_size < STRIDE or image_size % STRIDE:
             near = max(1, round(image_size / STRIDE)) * STRIDE
             raise UserError(f"data.image_size={image_size} is not a multiple of {STRIDE}: use {near}")
         if batch_size < 1:
             raise UserError(f"data.batch_size={batch_size}: give at least 1")
+        if num_workers is not None and num_workers < 0:
+            raise UserError(f"data.num_workers={num_workers}: give at least 0")
+        if not 0 <= max_bad_images <= 1:
+            raise UserError(f"data.max_bad_images={max_bad_images}: give a share from 0 to 1")
         self.root = None if root is None else Path(root)
         self.image_size = image_size
         self.batch_size = batch_size
@@ -112,12 +118,12 @@ class DetectionDataModule(L.LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         source = ImageSource(self.index("train"), self.image_size, self.cache)
-        mosaic_epochs = self.augment.mosaic_epochs(trainer.max_epochs or 1)
+        sampler = TrainSampler(len(source.index), self.seed, trainer.global_rank, trainer.world_size)
+        # A resumed run asks for its first batches before it announces the epoch.
+        sampler.set_epoch(trainer.current_epoch)
+        steps_per_epoch = math.ceil(math.ceil(len(sampler) / self.batch_size) / trainer.accumulate_grad_batches)
+        mosaic_epochs = self.augment.mosaic_epochs(planned_epochs(trainer, steps_per_epoch))
         dataset = TrainDataset(source, self.augment, mosaic_epochs, self.seed)
-        sampler = TrainSampler(len(dataset), self.seed, trainer.global_rank, trainer.world_size)
-        sampler.set_epoch(
-            trainer.current_epoch
-        )  # a resumed run asks for its first batches before it announces the epoch
         return self.loader(dataset, sampler)
 
     def val_dataloader(self) -> DataLoader[Sample]:
@@ -141,6 +147,16 @@ class DetectionDataModule(L.LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device, non_blocking=True)
+
+
+def planned_epochs(trainer: L.Trainer, steps_per_epoch: int) -> int:
+    """Epochs of the whole run, whether it is limited by epochs, by optimiser steps, or by both."""
+    limits = []
+    if trainer.max_epochs is not None and trainer.max_epochs >= 0:
+        limits.append(trainer.max_epochs)
+    if trainer.max_steps >= 0:
+        limits.append(math.ceil(trainer.max_steps / steps_per_epoch))
+    return min(limits, default=1)
 
 
 def as_path(value: Path | str | None) -> Path | None:

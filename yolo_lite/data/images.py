@@ -1,4 +1,4 @@
-"""Image files: a quick check of the header and the end, decoding to upright RGB, the shared cache."""
+"""Image files: a quick check of the file, decoding to upright RGB, the shared cache."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from yolo_lite.utils.errors import UserError
 
 # The last marker of a complete file; writers may append a little after it.
-END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 TAIL_BYTES = 4096
 EXIF_ORIENTATION = 274
 Image.MAX_IMAGE_PIXELS = None  # large aerial images are legitimate; nothing here trusts unknown senders
@@ -33,7 +33,10 @@ class ImageProblem:
 
 
 def inspect_image(path: Path) -> tuple[int, int] | ImageProblem:
-    """(height, width) of the upright image, or what is wrong with the file. Reads the header and the end only."""
+    """(height, width) of the upright image, or what is wrong with the file.
+
+    Of JPEG and PNG the header and the end are read; formats whose end cannot be told are decoded.
+    """
     try:
         with open(path, "rb") as file, Image.open(file) as image:
             width, height = image.size
@@ -41,7 +44,9 @@ def inspect_image(path: Path) -> tuple[int, int] | ImageProblem:
             if "exif" in image.info and image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8):
                 width, height = height, width
             marker = END_MARKERS.get(image.format or "")
-            if marker is not None:
+            if marker is None:
+                image.load()
+            else:
                 file.seek(0, os.SEEK_END)
                 file.seek(max(0, file.tell() - TAIL_BYTES))
                 if marker not in file.read():

@@ -28,7 +28,8 @@ def candidates(root: Path, split: Split) -> list[SplitSource]:
     """Every place where the split may be, in the order of preference."""
     found = []
     for name in ALIASES[split]:
-        for path in sorted((root / "annotations").glob(f"instances_{name}*.json")):
+        # The newest year first, where COCO 2014 and 2017 lie side by side.
+        for path in sorted((root / "annotations").glob(f"instances_{name}*.json"), reverse=True):
             folder = path.stem.removeprefix("instances_")  # official COCO: instances_train2017.json, train2017/
             found.append(SplitSource(path, (root / folder, root / "images" / folder, root / "images")))
     for name in ALIASES[split]:
@@ -66,13 +67,20 @@ def find_split(root: Path, split: Split, annotations: Path | None = None, image_
             hint = f"give --data.{split}_annotations"
             looked = f"annotations/instances_{split}*.json, {looked}"
             raise UserError(f"no {split} annotations in {root} (looked for {looked}); {hint}")
-        source = existing[0]
+        # Official annotations come in one archive for all years: those with images at hand are meant.
+        source = next((place for place in existing if has_images(place)), existing[0])
     if image_dir is not None:
         folder = root / image_dir
         if not folder.is_dir():
             raise UserError(f"no image folder {folder} (--data.{split}_images)")
         source = SplitSource(source.annotations, (folder,))
     return source
+
+
+def has_images(source: SplitSource) -> bool:
+    """The image folder that goes by the annotations' own name is there and not empty."""
+    folder = source.image_dirs[0]
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def pick_image_dir(source: SplitSource, file_names: list[str]) -> Path:

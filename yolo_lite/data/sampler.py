@@ -44,10 +44,14 @@ class TrainSampler(Sampler[SampleKey]):
 
 
 class EvalSampler(Sampler[int]):
-    """Every image exactly once over all ranks, never padded: ranks may differ by one image, or have none."""
+    """Every image exactly once over all ranks, never padded: ranks may differ by one image.
+
+    A rank that would have none gets the first image, since Lightning refuses to run without: whoever gathers the
+    results must drop what another rank has seen already, as `CocoMetric` does.
+    """
 
     def __init__(self, num_images: int, rank: int = 0, world_size: int = 1) -> None:
-        self.indices = range(rank, num_images, world_size)
+        self.indices = range(rank, num_images, world_size) if rank < num_images else range(min(1, num_images))
 
     def __len__(self) -> int:
         return len(self.indices)

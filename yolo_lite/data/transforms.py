@@ -12,6 +12,7 @@ import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import cv2
@@ -74,6 +75,26 @@ class AugmentConfig:
     def mosaic_epochs(self, max_epochs: int) -> int:
         """Epochs with mosaic in a run of `max_epochs`."""
         return max_epochs - min(self.close_mosaic, max_epochs // 3)
+
+
+def check_albumentations() -> None:
+    """Refuse the successor of albumentations, which is under the AGPL and installs a package of the same name.
+
+    Raises:
+        UserError: it is installed, or a version that was not published under the MIT licence.
+    """
+    for name in ("albumentationsx", "AlbumentationsX"):
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            continue
+        raise UserError(
+            f"albumentationsx {found} is installed: it is under the AGPL; "
+            "pip uninstall albumentationsx, then pip install 'albumentations>=2.0.8,<2.1'"
+        )
+    found = version("albumentations")
+    if tuple(int(x) for x in found.split(".")[:2]) != (2, 0):
+        raise UserError(f"albumentations {found} is installed: pip install 'albumentations>=2.0.8,<2.1'")
 
 
 class RandomHSV(A.ImageOnlyTransform):

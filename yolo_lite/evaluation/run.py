@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.training.callbacks import check_classes
-from yolo_lite.training.metrics import CocoScores
+from yolo_lite.training.metrics import CocoScores, format_score
 from yolo_lite.training.module import DetectionModule
 from yolo_lite.training.trainer import Trainer
 from yolo_lite.utils.checkpoints import read_checkpoint
@@ -54,6 +55,8 @@ def evaluate(args: list[str]) -> None:
     target = Path(config.json) if config.json else None
     if target is not None and not target.resolve().parent.is_dir():
         raise UserError(f"no folder {target.resolve().parent} to write --json {target} to")
+    if target is not None and target.is_dir():
+        raise UserError(f"--json {target} is a folder: give the name of a file")
     module = DetectionModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     settings = config.data.as_dict()
     settings["image_size"] = settings["image_size"] or module.image_size
@@ -73,9 +76,9 @@ def evaluate(args: list[str]) -> None:
     trainer.validate(module, datamodule=data, verbose=False)
     assert module.scores is not None
     if trainer.is_global_zero:
-        print_scores(module.scores, f"{path} on {config.split}, {data.image_size} px")
         if target is not None:
             write_json(target, module.scores, {"checkpoint": str(path), "split": config.split, **image_settings(data)})
+        print_scores(module.scores, f"{path} on {config.split}, {data.image_size} px")
 
 
 def image_settings(data: DetectionDataModule) -> dict[str, Any]:
@@ -85,21 +88,16 @@ def image_settings(data: DetectionDataModule) -> dict[str, Any]:
 
 def print_scores(scores: CocoScores, title: str) -> None:
     """COCO's 12 numbers and per-class AP as a table."""
-    table = Table(title=title)
+    table = Table(title=escape(title))
     table.add_column("number")
     table.add_column("value", justify="right")
     for name, value in scores.numbers.items():
-        table.add_row(name, number(value))
+        table.add_row(name, format_score(value))
     table.add_section()
     for name, value in scores.per_class.items():
-        table.add_row(f"AP {name}", number(value))
+        table.add_row(escape(f"AP {name}"), format_score(value))
     Console(soft_wrap=True).print(table)
     log.info("%d images, %d detections", scores.num_images, scores.num_detections)
-
-
-def number(value: float) -> str:
-    """Four digits, or a dash where there is no ground truth."""
-    return f"{value:.4f}" if value >= 0 else "-"
 
 
 def write_json(path: Path, scores: CocoScores, facts: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from yolo_lite.data.types import Batch
+from yolo_lite.training.metrics import COCO_NUMBERS
 from yolo_lite.utils.errors import NonFiniteLossError, UserError
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class NominalBatch(L.Callback):
     """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage != "fit" or trainer.accumulate_grad_batches != 1:
+        if stage != "fit" or getattr(trainer, "accumulation_is_given", False):
             return
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         images = datamodule.batch_size * trainer.world_size
@@ -49,7 +50,7 @@ class NonFiniteGuard(L.Callback):
     """
 
     def __init__(self) -> None:
-        self._last: tuple[HostCopy, list[int]] | None = None
+        self._last: tuple[HostCopy, HostCopy, list[int]] | None = None
         self._folder = Path()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -58,24 +59,26 @@ class NonFiniteGuard(L.Callback):
     def _check(self, trainer: L.Trainer) -> None:
         if self._last is None:
             return
-        (copy, image_ids), self._last = self._last, None
-        loss = copy.value()
-        if not math.isfinite(loss):
+        (everywhere, here, image_ids), self._last = self._last, None
+        if not math.isfinite(everywhere.value()):
             path = self._folder / "non_finite.ckpt"
             trainer.save_checkpoint(path)
+            images = f"images {image_ids}" if not math.isfinite(here.value()) else "images of another process"
             raise NonFiniteLossError(
-                f"the loss is {loss} at step {trainer.global_step}, images {image_ids}; saved {path}; "
-                "lower --model.lr, use --trainer.precision 32-true, or look at these images' boxes"
+                f"the loss is {everywhere.value()} at step {trainer.global_step}, {images}; lower --model.lr, use "
+                "--trainer.precision 32-true, or look at these images' boxes, and go on from the last epoch "
+                f"({self._folder / 'last.ckpt'}); {path} has the weights at the time, for a look only"
             )
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         self._check(trainer)
-        loss = outputs["loss"].detach().float().clone()
-        if trainer.world_size > 1:  # a sum is NaN or infinite on every process where it is on one: all stop together
-            dist.all_reduce(loss)
-        self._last = (HostCopy(loss), batch.image_ids.tolist())
+        loss = outputs["loss"].detach().float()
+        total = loss.clone()
+        if trainer.world_size > 1:  # the sum is not finite on any process where one loss is not: all stop together
+            dist.all_reduce(total)
+        self._last = (HostCopy(total), HostCopy(loss), batch.image_ids.tolist())
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._check(trainer)
@@ -174,6 +177,9 @@ class BestCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, monitor: str = "val/map_50_95") -> None:
+        known = [f"val/{name}" for name in COCO_NUMBERS.values()]
+        if monitor not in known and not monitor.startswith("val/ap/"):
+            raise UserError(f"checkpoint.monitor={monitor}: choose val/ap/CLASS or one of {', '.join(known)}")
         super().__init__(monitor=monitor, mode="max", filename="best", **CHECKPOINT_SETTINGS)
 
 

@@ -9,6 +9,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from yolo_lite.utils.errors import UserError
+
 RAW_WEIGHTS = "raw_state_dict"
 
 
@@ -23,6 +25,8 @@ class WeightEMA(L.Callback):
     """
 
     def __init__(self, decay: float = 0.9999, ramp: float = 2000.0) -> None:
+        if not 0 <= decay < 1 or not ramp > 0:
+            raise UserError(f"ema.decay={decay}, ema.ramp={ramp}: give a decay in [0, 1) and a ramp above 0")
         self.decay = decay
         self.ramp = ramp
         self.updates = 0
@@ -35,9 +39,13 @@ class WeightEMA(L.Callback):
         return self.decay * (1 - math.exp(-self.updates / self.ramp))
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self._average:  # otherwise restored from a checkpoint
+        if self._average:  # restored from a checkpoint, before the model moved to its device
+            self._average = {name: value.to(pl_module.device) for name, value in self._average.items()}
+        else:
             self._average = {name: value.detach().clone() for name, value in pl_module.state_dict().items()}
-        self._step = trainer.global_step
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._step = trainer.global_step  # not earlier: a resumed run restores its counters after on_fit_start
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -52,6 +52,13 @@ class DetectionTable:
     labels: np.ndarray
     seen: np.ndarray
 
+    def without(self, image_ids: np.ndarray) -> DetectionTable:
+        """The rows and images that are not among `image_ids`."""
+        rows, images = ~np.isin(self.image_ids, image_ids), ~np.isin(self.seen, image_ids)
+        return DetectionTable(
+            self.image_ids[rows], self.boxes_xyxy[rows], self.scores[rows], self.labels[rows], self.seen[images]
+        )
+
     @staticmethod
     def concatenate(tables: list[DetectionTable]) -> DetectionTable:
         """Rows of all, in order."""
@@ -74,6 +81,11 @@ class CocoScores:
     per_class: dict[str, float] = field(default_factory=dict)
     num_images: int = 0
     num_detections: int = 0
+
+
+def format_score(value: float) -> str:
+    """Four digits, or a dash where there is no ground truth."""
+    return f"{value:.4f}" if value >= 0 else "-"
 
 
 class CocoMetric:
@@ -108,7 +120,10 @@ class CocoMetric:
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             tables: list[DetectionTable | None] = [None] * dist.get_world_size()
             dist.all_gather_object(tables, table)
-            table = DetectionTable.concatenate([t for t in tables if t is not None])
+            table = empty
+            for other in tables:
+                assert other is not None
+                table = DetectionTable.concatenate([table, other.without(table.seen)])
         return table
 
     def compute(self, index: DetectionIndex) -> CocoScores:
@@ -126,6 +141,7 @@ def score_detections(table: DetectionTable, index: DetectionIndex) -> CocoScores
         rec_thresholds=np.linspace(0.0, 1.0, 101).tolist(),
         extended_summary=True,
         backend="faster_coco_eval",
+        sync_on_compute=False,  # the table is gathered already: every process would add its copy of all images
     )
     metric.warn_on_many_detections = False  # 300 are kept for other uses; COCO scores the best 100
     # The order of rows with equal scores must not depend on the number of processes.

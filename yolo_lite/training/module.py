@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -97,6 +98,14 @@ class DetectionModule(L.LightningModule):
         super().__init__()
         if not class_names:
             raise UserError("model.class_names is empty: train.py takes it from the data; in Python give the names")
+        limits = {"lr": lr or 0.0, "final_lr_fraction": final_lr_fraction, "warmup_epochs": warmup_epochs}
+        limits |= {"momentum": momentum, "weight_decay": weight_decay}
+        limits |= {"box_gain": box_gain, "class_gain": class_gain, "dfl_gain": dfl_gain}
+        for name, value in limits.items():
+            if not 0 <= value < math.inf:
+                raise UserError(f"model.{name}={value}: give a number of at least 0")
+        if nominal_batch < 1 or assign_top_k < 1:
+            raise UserError(f"model.nominal_batch={nominal_batch}, assign_top_k={assign_top_k}: give at least 1")
         self.save_hyperparameters()
         self.class_names = list(class_names)
         self.image_size = image_size
@@ -166,12 +175,22 @@ class DetectionModule(L.LightningModule):
         self.metric.update(batch.image_ids, detections)
         return {"detections": detections}
 
+    def on_validation_start(self) -> None:
+        """Score the same tensors on every process: those of rank 0, which are saved.
+
+        BatchNorm statistics are each rank's own; DistributedDataParallel sends them round in training steps only.
+        """
+        if self.trainer.world_size > 1:
+            for buffer in self.buffers():
+                dist.broadcast(buffer, src=0)
+
     def on_validation_epoch_end(self) -> None:
         self.scores = self.metric.compute(self.ground_truth())
         self.metric.reset()
         values = {f"val/{name}": value for name, value in self.scores.numbers.items()}
         values |= {f"val/ap/{name}": value for name, value in self.scores.per_class.items()}
-        self.log_dict(values, rank_zero_only=False, sync_dist=False)
+        # Equal on every process; averaged all the same, for Lightning warns at each of these numbers otherwise.
+        self.log_dict(values, sync_dist=True)
 
     def ground_truth(self) -> DetectionIndex:
         """The index of the split that is being scored."""
@@ -189,8 +208,8 @@ class DetectionModule(L.LightningModule):
         optimizer = build_optimizer(self.model, name, lr, p.momentum, p.weight_decay * images / p.nominal_batch)
         if not math.isfinite(total_steps):
             raise UserError("the learning rate schedule needs an end: give --trainer.max_epochs or --trainer.max_steps")
-        epochs = max(1, self.trainer.max_epochs or 1)
-        warmup = min(round(p.warmup_epochs * total_steps / epochs), int(total_steps) // 2)
+        steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        warmup = min(round(p.warmup_epochs * steps_per_epoch), int(total_steps) // 2)
         scheduler = WarmupDecay(optimizer, int(total_steps), warmup, p.final_lr_fraction, p.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -208,6 +227,7 @@ class DetectionModule(L.LightningModule):
             "python": platform.python_version(),
             "class_names": self.class_names,
             "variant": self.hparams["variant"],
+            "optimizer": type(self.trainer.optimizers[0]).__name__.lower() if self.trainer.optimizers else None,
             "image_size": self.image_size,
             "seed": self.trainer.datamodule.seed if self.trainer.datamodule else None,  # type: ignore[attr-defined]
         }

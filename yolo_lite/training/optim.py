@@ -89,6 +89,20 @@ class WarmupDecay(LRScheduler):
         self.schedule = schedule
         self.final_momentum = [group.get("momentum") for group in optimizer.param_groups]
         super().__init__(optimizer)
+        self._settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, int]:
+        """The position alone: a resumed run's lengths and rates are those that its own command asks for."""
+        return {"last_epoch": self.last_epoch, "_step_count": self._step_count}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go to the position, and undo what the optimiser's checkpoint brought along of the earlier run's settings."""
+        self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["_step_count"]
+        for group, settings in zip(self.optimizer.param_groups, self._settings, strict=True):
+            group.update(settings)
+        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            group["lr"] = rate
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
     def decay(self, step: int) -> float:
         """Factor on the learning rate without the warm-up."""

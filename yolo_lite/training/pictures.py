@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from yolo_lite.data.types import Batch
 from yolo_lite.ops.postprocess import PREDICT_SCORE, Detections
+from yolo_lite.utils.errors import UserError
 
 MAX_IMAGES = 8
 # Distinct on photographs, readable for the colour-blind (Okabe and Ito), in RGB.
@@ -78,6 +79,8 @@ class PictureLogger(L.Callback):
     """
 
     def __init__(self, every_n_epochs: int = 10) -> None:
+        if every_n_epochs < 1:
+            raise UserError(f"pictures.every_n_epochs={every_n_epochs}: give at least 1")
         self.every_n_epochs = every_n_epochs
 
     def _is_due(self, trainer: L.Trainer) -> bool:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from pathlib import Path
 
 import lightning as L
+from jsonargparse import Namespace
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from yolo_lite.cli import TrainCLI
 from yolo_lite.training.callbacks import BestCheckpoint, clock
+from yolo_lite.training.metrics import format_score
 from yolo_lite.training.module import MODEL_PREFIX, DetectionModule
 from yolo_lite.utils.checkpoints import read_checkpoint, transfer_weights
-from yolo_lite.utils.errors import UserError
 from yolo_lite.utils.profiling import count_gflops, count_parameters
 
 log = logging.getLogger(__name__)
@@ -27,27 +30,23 @@ def train(args: list[str]) -> None:
         UserError: something in the arguments or in the data is wrong.
     """
     cli = TrainCLI(args)
-    resume, weights = cli.config.ckpt_path, cli.config.weights
-    if resume and weights:
-        raise UserError("--ckpt_path resumes a run and --weights starts a new one: give one of them")
-    if resume:
-        read_checkpoint(Path(resume))
-    if weights:
-        load_initial_weights(cli.model, Path(weights))
+    if cli.config.weights:
+        load_initial_weights(cli.model, Path(cli.config.weights))
     run_folder = str(cli.trainer.log_dir)  # asked for on every process: Lightning broadcasts it
     if cli.trainer.is_global_zero:
         introduce(cli.model, cli.trainer, run_folder)
     started = time.monotonic()
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume)
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path)
     if cli.trainer.is_global_zero:
         report(cli, run_folder, time.monotonic() - started)
 
 
 def load_initial_weights(module: DetectionModule, path: Path) -> None:
-    """Start from the weights of another run; every tensor that fits is taken, the others are named."""
+    """Start from the weights of another run; every tensor that fits is taken, class by class, the others are named."""
     checkpoint = read_checkpoint(path)
     state = {k.removeprefix(MODEL_PREFIX): v for k, v in checkpoint["state_dict"].items()}
-    moved, new = transfer_weights(module.model, state)
+    source_classes = checkpoint["yolo_lite"]["class_names"]
+    moved, new = transfer_weights(module.model, state, module.class_names, source_classes)
     detail = f", new: {', '.join(new[:3])}{' ...' if len(new) > 3 else ''}" if new else ""
     log.info("moved %d of %d tensors from %s%s", moved, moved + len(new), path, detail)
 
@@ -71,18 +70,26 @@ def report(cli: TrainCLI, run_folder: str, seconds: float) -> None:
     """What was reached, where it is, what to type next."""
     trainer = cli.trainer
     checkpoint = next((c for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)
-    table = Table(title=cli.config.name, show_header=False)
+    table = Table(title=escape(cli.config.name), show_header=False)
     table.add_row("epochs", f"{trainer.current_epoch} in {clock(seconds)}")
     best = checkpoint.best_model_path if checkpoint is not None else ""
     if checkpoint is not None and checkpoint.best_model_score is not None:
-        table.add_row("best mAP50-95", f"{float(checkpoint.best_model_score):.4f}")
+        table.add_row("best mAP50-95", format_score(float(checkpoint.best_model_score)))
     for key, label in (("val/map_50_95", "last mAP50-95"), ("val/map_50", "last mAP50")):
         if key in trainer.callback_metrics:
-            table.add_row(label, f"{float(trainer.callback_metrics[key]):.4f}")
-    table.add_row("run folder", run_folder)
+            table.add_row(label, format_score(float(trainer.callback_metrics[key])))
+    table.add_row("run folder", escape(run_folder))
     console = Console(soft_wrap=True)
     console.print(table)
-    root = f" --data.root {cli.datamodule.root}" if cli.datamodule.root is not None else ""
     if best:
-        console.print(f"next: python eval.py --checkpoint {best}{root} --split val", markup=False, highlight=False)
-    console.print(f"      tensorboard --logdir {cli.config.runs_dir}", markup=False, highlight=False)
+        command = ["python", "eval.py", "--checkpoint", best, *data_arguments(cli.config.data), "--split", "val"]
+        console.print(f"next: {shlex.join(command)}", markup=False, highlight=False)
+    console.print(
+        f"      {shlex.join(['tensorboard', '--logdir', cli.config.runs_dir])}", markup=False, highlight=False
+    )
+
+
+def data_arguments(data: Namespace) -> list[str]:
+    """The arguments that find the same validation images again."""
+    names = ("root", "val_annotations", "val_images")
+    return [part for name in names if data[name] is not None for part in (f"--data.{name}", str(data[name]))]

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
 
+# No bf16-true or 16-true: pixel coordinates above 256 do not fit their 8 or 11 bits.
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
-def pick_precision() -> str:
+
+def pick_precision(accelerator: str) -> str:
     """bf16 where the hardware computes it, fp16 on older GPUs, float32 elsewhere."""
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda"):
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
     return "bf16-mixed" if cpu_has_bf16() else "32-true"
 
 
 def cpu_has_bf16() -> bool:
     """The CPU multiplies bf16 itself (AVX-512 BF16 or AMX); emulating it would be slower than float32."""
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.10
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    capabilities = torch.cpu.get_capabilities()
     return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
 
 
 class Trainer(L.Trainer):
-    """`lightning.Trainer`, with `precision` also "auto".
+    """`lightning.Trainer`, with `precision` also "auto", and accumulation left to the nominal batch unless given.
 
     Args:
-        precision: auto, 32-true, bf16-mixed, 16-mixed, ...; auto takes bf16 where the hardware has it.
-        *args: as `lightning.Trainer`.
+        precision: auto, 32-true, bf16-mixed or 16-mixed; auto takes bf16 where the hardware has it.
+        accumulate_grad_batches: batches per optimiser step; None: as many as make up the nominal batch.
         **kwargs: as `lightning.Trainer`.
     """
 
-    def __init__(self, *args: Any, precision: str | int = "auto", **kwargs: Any) -> None:
-        chosen = pick_precision() if precision == "auto" else precision
-        super().__init__(*args, precision=chosen, **kwargs)  # type: ignore[arg-type]
+    def __init__(
+        self, *, precision: Precision = "auto", accumulate_grad_batches: int | None = None, **kwargs: Any
+    ) -> None:
+        self.accumulation_is_given = accumulate_grad_batches is not None
+        chosen = pick_precision(str(kwargs.get("accelerator", "auto"))) if precision == "auto" else precision
+        super().__init__(precision=chosen, accumulate_grad_batches=accumulate_grad_batches or 1, **kwargs)  # type: ignore[arg-type]
