@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -33,7 +34,10 @@ def test_run_folder_holds_everything(trained: tuple[Path, Path]) -> None:
     _, run = trained
     assert (run / "checkpoints" / "best.ckpt").is_file()
     assert (run / "checkpoints" / "last.ckpt").is_file()
-    assert (run / "metrics.csv").is_file()
+    with open(run / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for name in ("val/map_50_95", "val/map_50", "train/loss_box_epoch", "time/images_per_second", "time/data_wait"):
+        assert len([row for row in rows if row[name]]) == 2, name  # one of each epoch
     assert list(run.glob("events.out.tfevents.*"))
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["model"]["variant"] == "yolov8n"

@@ -62,6 +62,7 @@ def test_table_of_models(row: tuple[str, str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_first_command_learns_the_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """About ten minutes on two cores; benchmarks/README.md has the result."""
     monkeypatch.chdir(tmp_path)

@@ -24,7 +24,7 @@ class ConvNormAct(nn.Module):
         in_channels: channels of the input.
         out_channels: channels of the output.
         kernel: side of the square kernel.
-        stride: step of the kernel; the padding is `(kernel - 1) // 2` unless `padding` says otherwise.
+        stride: step of the kernel; the padding is `(kernel - 1) // 2`.
         act: `"silu"`, `"relu"` or `"none"`.
         bias: the convolution has a bias of its own although a BatchNorm follows.
     """
@@ -37,11 +37,9 @@ class ConvNormAct(nn.Module):
         stride: int = 1,
         act: str = "silu",
         bias: bool = False,
-        padding: int | None = None,
     ) -> None:
         super().__init__()
-        padding = (kernel - 1) // 2 if padding is None else padding
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=bias)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, (kernel - 1) // 2, bias=bias)
         self.norm: nn.Module = batch_norm(out_channels)
         self.act = activation(act)
 

@@ -64,14 +64,6 @@ class CSPPC(nn.Module):
 HAAR_BASIS = ((0.5, 0.5, 0.5, 0.5), (0.5, 0.5, -0.5, -0.5), (0.5, -0.5, 0.5, -0.5), (0.5, -0.5, -0.5, 0.5))
 
 
-def haar_transform(x: Tensor) -> Tensor:
-    """One-level orthonormal Haar transform per channel, band by band: (B, C, H, W) -> (B, 4C, H/2, W/2)."""
-    p, q = x[..., 0::2, 0::2], x[..., 0::2, 1::2]
-    r, s = x[..., 1::2, 0::2], x[..., 1::2, 1::2]
-    bands = [(p + q + r + s) / 2, (p + q - r - s) / 2, (p - q + r - s) / 2, (p - q - r + s) / 2]
-    return torch.cat(bands, dim=1)
-
-
 class HaarDown(nn.Module):
     """Haar transform, 1x1 convolution with bias, BatchNorm, ReLU: (B, in, H, W) -> (B, out, H/2, W/2).
 

@@ -73,10 +73,6 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def to(self, device: torch.device | str) -> Detections:
-        """The same on another device."""
-        return Detections(self.boxes_xyxy.to(device), self.scores.to(device), self.labels.to(device))
-
 
 def select_detections(
     boxes_xyxy: Tensor,

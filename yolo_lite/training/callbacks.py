@@ -131,8 +131,8 @@ class Speed(L.Callback):
         self.images_per_second = self._images / elapsed
         pl_module.log("images_per_second", self.images_per_second, prog_bar=True, logger=False, batch_size=len(batch))
         if batch_idx == trainer.num_training_batches - 1:
-            pl_module.log("time/images_per_second", self.images_per_second, batch_size=len(batch))
-            pl_module.log("time/data_wait", self._waited / elapsed, batch_size=len(batch))
+            values = {"time/images_per_second": self.images_per_second, "time/data_wait": self._waited / elapsed}
+            pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=len(batch))
 
 
 class EpochLine(L.Callback):

@@ -33,9 +33,9 @@ from yolo_lite.training.optim import (
     choose_optimizer,
     default_lr,
 )
+from yolo_lite.utils.checkpoints import CHECKPOINT_FORMAT
 from yolo_lite.utils.errors import UserError
 
-CHECKPOINT_FORMAT = 1
 # Where the network is in the state dict.
 MODEL_PREFIX = "model."
 
@@ -156,7 +156,8 @@ class DetectionModule(L.LightningModule):
     def detect_batch(self, batch: Batch) -> tuple[list[Tensor], list[Detections]]:
         """Raw maps, and detections at the evaluation threshold in pixels of the original images.
 
-        In float32 whatever the precision of training, so that a checkpoint scores the same everywhere.
+        In float32 whatever the precision of training (see `Precision` for the choice), so that a checkpoint scores
+        the same everywhere.
         """
         with torch.autocast(self.device.type, enabled=False):
             maps = self(batch.images)

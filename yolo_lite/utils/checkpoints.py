@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from yolo_lite.utils.errors import UserError
 
+# Raised whenever a checkpoint's contents change so that an earlier version would misread them.
+CHECKPOINT_FORMAT = 1
 # The head's last layers, one row per class.
 CLASS_LAYER = re.compile(r"head\.classes\.\d+\.2\.(weight|bias)$")
 # Between any two variants a few layers of the head have the same shape; that is no start.
@@ -36,6 +38,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}") from None
     if not isinstance(checkpoint, dict) or not {"yolo_lite", "state_dict", "hyper_parameters"} <= checkpoint.keys():
         raise UserError(f"{path} is not a yolo-lite checkpoint: its keys are not those that train.py writes")
+    found = checkpoint["yolo_lite"]["format"]
+    if found > CHECKPOINT_FORMAT:
+        raise UserError(f"{path} has format {found}, this version reads up to {CHECKPOINT_FORMAT}: update yolo-lite")
     return checkpoint
 
 
