@@ -68,6 +68,17 @@ def test_initial_bias_and_bins() -> None:
         assert classes[-1].bias[0].item() == pytest.approx(math.log(5 / 5 / (640 / stride) ** 2))
 
 
+@pytest.mark.parametrize("image_size", [64, 96])
+def test_small_images_in_bfloat16_and_channels_last(image_size: int) -> None:
+    """At 64 px the pyramid's widest kernel once crashed the interpreter."""
+    model = build_model("yolov8n-lite", 2).train().to(memory_format=torch.channels_last)
+    images = torch.rand(2, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        maps = model(images)
+    sum(x.float().square().mean() for x in maps).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
 def test_published_neck_initialisation() -> None:
     torch.manual_seed(0)
     published = build_model("yolov8n-lite", 1, neck_init="published").neck

@@ -37,13 +37,26 @@ class ResidualBlock(nn.Module):
         return self.act(self.conv2(self.conv1(x)) + x)
 
 
+class WideReduction(ConvNormAct):
+    """A strided unit that stays in float32 on a CPU: with bf16 in channels-last order, oneDNN (torch 2.14) crashes on
+    the 8x8 kernel where the map has 16x16 cells. It is a thousandth of the work.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(x.float())
+        return super().forward(x)
+
+
 def make_resample(in_channels: int, out_channels: int, source: int, target: int) -> nn.Module:
     """Bring level `source` to the size and the channels of level `target` (0 is the finest)."""
     if source == target:
         return nn.Identity()
     if source < target:  # finer to coarser: kernel = stride, padding (kernel - 1) // 2 as in the published model
         factor = 2 ** (target - source)
-        return conv_relu(in_channels, out_channels, factor, stride=factor)
+        unit = WideReduction if factor >= 8 else ConvNormAct
+        return unit(in_channels, out_channels, factor, stride=factor, act="relu")
     factor = 2 ** (source - target)
     upsample = nn.Upsample(scale_factor=float(factor), mode="bilinear", align_corners=False)
     return nn.Sequential(conv_relu(in_channels, out_channels), upsample)
