@@ -140,6 +140,18 @@ def test_decoding_one_hot_distributions() -> None:
     torch.testing.assert_close(found.scores[0], torch.tensor(2.0).sigmoid())
 
 
+@pytest.mark.parametrize("first", [1, 7, 64])
+def test_stopping_early_changes_nothing(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in range(5):
+        boxes, scores = random_case(seed, 80, 3)
+        whole = select_detections(boxes, scores, 0.1, 0.5, max_detections=20)
+        with monkeypatch.context() as patch:
+            patch.setattr(postprocess, "FIRST_CANDIDATES", first)
+            stepwise = select_detections(boxes, scores, 0.1, 0.5, max_detections=20)
+        assert torch.equal(whole.boxes_xyxy, stepwise.boxes_xyxy)
+        assert torch.equal(whole.labels, stepwise.labels)
+
+
 def test_images_of_a_batch_are_independent() -> None:
     torch.manual_seed(0)
     maps = [torch.randn(3, 4 * 16 + 2, s, s) for s in (8, 4)]

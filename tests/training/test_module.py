@@ -99,6 +99,17 @@ def test_non_finite_loss_names_images_and_saves(data: DetectionDataModule, tmp_p
     assert list(tmp_path.rglob("non_finite.ckpt"))
 
 
+def test_a_whole_run_without_any_object(tmp_path: Path, make_coco) -> None:  # type: ignore[no-untyped-def]
+    """Trained on background alone, scored as nothing to score."""
+    root = make_coco(tmp_path / "data", empty_images=range(8))
+    empty = DetectionDataModule(root, image_size=64, batch_size=4, num_workers=0, cache="none")
+    module = fit(empty, tmp_path, [NonFiniteGuard(), WeightEMA()], epochs=2)
+    assert module.scores is not None
+    assert module.scores.num_images == 4
+    assert set(module.scores.numbers.values()) == {-1.0}
+    assert all(torch.isfinite(p).all() for p in module.parameters())
+
+
 def test_every_trainable_parameter_is_in_one_group() -> None:
     module = DetectionModule("yolov8n-lite", ["a"], image_size=64)
     groups = parameter_groups(module.model, 5e-4)

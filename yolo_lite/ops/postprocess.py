@@ -24,6 +24,8 @@ PREDICT_IOU = 0.7
 MAX_DETECTIONS = 300
 # Candidates that enter NMS, best scores first: a fixed number, so that results never depend on the machine's speed.
 MAX_CANDIDATES = 30_000
+# So many of them are looked at first; more only if too few survive.
+FIRST_CANDIDATES = 1024
 
 
 @dataclass
@@ -99,14 +101,29 @@ def select_detections(
         score, label = scores.max(dim=1)
         anchor = (score > score_threshold).nonzero().squeeze(1)
         score, label = score[anchor], label[anchor]
-    if len(score) > MAX_CANDIDATES:
-        score, best = score.topk(MAX_CANDIDATES)
-        anchor, label = anchor[best], label[best]
-    boxes = boxes_xyxy[anchor]
-    # batched_nms tells classes apart by moving each beyond the largest coordinate; that needs coordinates from 0 up.
-    moved = boxes - boxes.min() if len(boxes) else boxes
-    keep = batched_nms(moved, score, label, iou_threshold)[:max_detections]
+    score, best = score.sort(descending=True, stable=True)
+    score, best = score[:MAX_CANDIDATES], best[:MAX_CANDIDATES]
+    label, boxes = label[best], boxes_xyxy[anchor[best]]
+    keep = best_survivors(boxes, score, label, iou_threshold, max_detections)
     return Detections(boxes[keep], score[keep], label[keep])
+
+
+def best_survivors(boxes_xyxy: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, count: int) -> Tensor:
+    """Class-aware non-maximum suppression of N boxes, best first: indices of the first `count` that survive.
+
+    Whether a box survives depends on better ones alone, so the search stops as soon as the best boxes have yielded
+    `count`: an untrained detector has thousands of candidates, and the work grows with their square.
+    """
+    if not len(boxes_xyxy):
+        return torch.zeros(0, dtype=torch.long, device=boxes_xyxy.device)
+    # batched_nms tells classes apart by moving each beyond the largest coordinate; that needs coordinates from 0 up.
+    moved = boxes_xyxy - boxes_xyxy.min()
+    window = FIRST_CANDIDATES
+    while True:
+        keep = batched_nms(moved[:window], scores[:window], labels[:window], iou_threshold)
+        if len(keep) >= count or window >= len(moved):
+            return keep[:count]
+        window *= 4
 
 
 def detect(
