@@ -17,7 +17,7 @@ from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.data.types import Batch
 from yolo_lite.ops.postprocess import Detections
 from yolo_lite.training.module import DetectionModule
-from yolo_lite.training.trainer import Trainer
+from yolo_lite.training.trainer import silent_trainer
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -73,18 +73,9 @@ def score(root: Path, target: Path, processes: int) -> list[dict[str, Any]]:
     """What each rank of a validation run reports."""
     module = NoisyTruth("yolov8n", ["class0", "class1"], image_size=64)
     data = DetectionDataModule(root, image_size=64, batch_size=2, num_workers=0, cache="none")
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=processes,
-        strategy="ddp_spawn" if processes > 1 else "auto",
-        precision="32-true",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        callbacks=[WriteScores(target)],
-    )
+    strategy = "ddp_spawn" if processes > 1 else "auto"
+    watcher = WriteScores(target)
+    trainer = silent_trainer(accelerator="cpu", devices=processes, strategy=strategy, callbacks=[watcher])
     trainer.validate(module, datamodule=data, verbose=False)
     return [json.loads(target.with_name(f"{target.name}.{rank}").read_text()) for rank in range(processes)]
 
@@ -105,7 +96,7 @@ def test_two_processes_score_as_one(num_images: int, tmp_path: Path, make_coco: 
 
 
 def test_training_on_two_processes(tmp_path: Path, make_coco: Any) -> None:
-    """The README's flags, on two processes of the CPU: one run folder, one checkpoint, every image scored once."""
+    """The README's flags, on two processes of the CPU: one run folder, one checkpoint, one line an epoch."""
     root = make_coco(tmp_path / "data", num_val=3)
     command = [sys.executable, str(REPOSITORY / "train.py"), "--data.root", str(root), "--data.image_size", "64"]
     command += ["--data.batch_size", "2", "--data.num_workers", "0", "--model.variant", "yolov8n", "--name", "ddp"]

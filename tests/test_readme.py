@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shlex
 from pathlib import Path
@@ -38,16 +39,45 @@ def test_set_up_commands_are_whole() -> None:
     assert tests in (REPOSITORY / ".ci" / "run").read_text()
 
 
-def test_own_data(tmp_path: Path, make_coco, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    """The commands on own data, with DIR and NAME filled in and made short."""
+TRAININGS = [command for command in commands() if command.startswith("python train.py")]
+
+
+@pytest.mark.parametrize("command", TRAININGS, ids=[f"training{i}" for i in range(len(TRAININGS))])
+def test_training_on_own_data(command: str, tmp_path: Path, make_coco, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    """The commands with DIR and NAME filled in and made short, and the scoring of what came out."""
     monkeypatch.chdir(tmp_path)
     make_coco(tmp_path / "data")
-    train, evaluate = (next(c for c in commands() if c.startswith(f"python {name}.py")) for name in ("train", "eval"))
-    given = shlex.split(train.replace("DIR", "data").replace("configs/", f"{REPOSITORY}/configs/"))[2:]
+    given = shlex.split(command.replace("DIR", "data").replace("configs/", f"{REPOSITORY}/configs/"))[2:]
     assert train_script.main([*given, *SHORT.split(), "--name", "first"]) == 0
+    evaluate = next(c for c in commands() if c.startswith("python eval.py"))
     given = shlex.split(evaluate.replace("DIR", "data").replace("NAME", "first"))[2:]
     assert eval_script.main([*given, "--data.num_workers", "0", "--data.image_size", "64"]) == 0
     assert (tmp_path / "metrics.json").is_file()
+
+
+RESULTS = re.findall(
+    r"^\| (yolov8\S+) \| (\S+) \| (\S+) \| (\S+) \| (\S+) \| (\d+) min \| .*\((\S+\.log)\).*\((\S+\.json)\) \|$",
+    README,
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize("row", RESULTS, ids=lambda row: row[0])
+def test_table_of_results(row: tuple[str, ...]) -> None:
+    """Every figure comes from the committed files of its run, or from the model itself."""
+    variant, parameters, gflops, map_50_95, map_50, minutes, log_file, numbers_file = row
+    numbers = json.loads((REPOSITORY / numbers_file).read_text())
+    assert (map_50_95, map_50) == (f"{numbers['map']:.3f}", f"{numbers['map_50']:.3f}")
+    model = build_model(variant, len(numbers["ap_per_class"]))
+    assert parameters == f"{count_parameters(model):,}"
+    assert gflops == f"{count_gflops(model, numbers['image_size']):.2f}"
+    log = (REPOSITORY / log_file).read_text()
+    assert f"{parameters} parameters, {gflops} GFLOPs" in log
+    assert re.search(rf"epochs +│ 100 in {minutes}:", log)
+
+
+def test_there_are_results() -> None:
+    assert [row[0] for row in RESULTS] == ["yolov8n", "yolov8n-lite"]
 
 
 @pytest.mark.parametrize("row", re.findall(r"^\| (yolov8\S+) \| (\d+) .*$", README, re.MULTILINE), ids=lambda r: r[0])

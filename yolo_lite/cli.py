@@ -95,8 +95,7 @@ class TrainCLI(LightningCLI):
         config = self.config
         if config.ckpt_path and config.weights:
             raise UserError("--ckpt_path resumes a run and --weights starts a new one: give one of them")
-        if config.weights:
-            read_checkpoint(Path(config.weights))
+        self.initial = read_checkpoint(Path(config.weights)) if config.weights else None
         settings = config.data.as_dict()
         self.checked_data = DetectionDataModule(**{**settings, "augment": AugmentConfig(**settings["augment"])})
         names = self.checked_data.check()

@@ -36,14 +36,16 @@ def read(tmp_path: Path, content: Any) -> DetectionIndex:
     return read_coco(path, tmp_path)
 
 
-def test_the_root_category_of_roboflow_is_no_class(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_root_category_of_roboflow_is_no_class(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     content = copy.deepcopy(GOOD)
     content["categories"] = [
         {"id": 0, "name": "dog", "supercategory": "none"},  # the project, which may have the name of a class
         {"id": 2, "name": "cat", "supercategory": "dog"},
         {"id": 5, "name": "dog", "supercategory": "dog"},
     ]
-    logging.getLogger("yolo_lite").propagate = True
+    monkeypatch.setattr(logging.getLogger("yolo_lite"), "propagate", True)
     with caplog.at_level(logging.WARNING):
         index = read(tmp_path, content)
     assert index.class_names == ["cat", "dog"]

@@ -36,6 +36,9 @@ def test_of_two_years_the_one_with_images_is_taken(tiny_coco: Callable[..., Path
     (root / "train2017").rename(root / "train2014")
     assert find_split(root, "train").annotations == older
     assert len(open_split(root, "train")) == 3
+    (root / "images").mkdir()
+    (root / "train2014").rename(root / "images" / "train2014")
+    assert find_split(root, "train").annotations == older
 
 
 def test_official_layout_with_images_in_a_folder_of_their_own(tiny_coco: Callable[..., Path]) -> None:

@@ -99,6 +99,20 @@ def test_residual_blocks_of_the_neck_start_as_identities() -> None:
     assert not torch.equal(default.stages[0].refine[0](x), x)
 
 
+def test_gradients_pass_the_identities_from_the_second_step_on() -> None:
+    torch.manual_seed(0)
+    model = build_model("yolov8n-lite", 2).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    for _ in range(2):
+        optimizer.zero_grad()
+        sum((x * torch.randn_like(x)).sum() for x in model(torch.rand(2, 3, 96, 96))).backward()
+        optimizer.step()
+    for name, p in model.named_parameters():
+        if p.requires_grad and not name.endswith("conv.bias"):
+            assert p.grad is not None, name
+            assert p.grad.abs().max() > 0, name
+
+
 def test_evaluation_is_deterministic_and_changes_nothing() -> None:
     model = build_model("yolov8n-lite", 2).eval()
     before = {name: x.clone() for name, x in model.state_dict().items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -10,11 +11,11 @@ import pytest
 import torch
 
 from yolo_lite.data.datamodule import DetectionDataModule
-from yolo_lite.training.callbacks import LastCheckpoint, NonFiniteGuard
+from yolo_lite.training.callbacks import LastCheckpoint, NominalBatch, NonFiniteGuard
 from yolo_lite.training.ema import WeightEMA
 from yolo_lite.training.module import DetectionModule
 from yolo_lite.training.optim import WarmupDecay, parameter_groups
-from yolo_lite.training.trainer import Trainer
+from yolo_lite.training.trainer import silent_trainer
 from yolo_lite.utils.errors import NonFiniteLossError
 
 
@@ -27,16 +28,11 @@ def data(tmp_path: Path, make_coco) -> DetectionDataModule:  # type: ignore[no-u
 def fit(data: DetectionDataModule, folder: Path, callbacks: list[L.Callback], epochs: int = 1) -> DetectionModule:
     torch.manual_seed(0)
     module = DetectionModule("yolov8n", data.check(), image_size=64)
-    trainer = Trainer(
+    trainer = silent_trainer(
         accelerator="cpu",
-        precision="32-true",
         max_epochs=epochs,
-        logger=False,
         default_root_dir=folder,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         enable_checkpointing=any(isinstance(c, LastCheckpoint) for c in callbacks),
-        use_distributed_sampler=False,
         num_sanity_val_steps=0,
         callbacks=callbacks,
     )
@@ -108,6 +104,14 @@ def test_a_whole_run_without_any_object(tmp_path: Path, make_coco) -> None:  # t
     assert module.scores.num_images == 4
     assert set(module.scores.numbers.values()) == {-1.0}
     assert all(torch.isfinite(p).all() for p in module.parameters())
+
+
+@pytest.mark.parametrize("given", [1, 4])
+def test_nominal_batch_with_lightnings_own_trainer(data: DetectionDataModule, given: int) -> None:
+    """There an accumulation of 1 is the default, anything else was asked for."""
+    trainer: Any = SimpleNamespace(accumulate_grad_batches=given, datamodule=data, world_size=1)
+    NominalBatch().setup(trainer, DetectionModule("yolov8n", ["a"], nominal_batch=8), "fit")
+    assert trainer.accumulate_grad_batches == (2 if given == 1 else given)
 
 
 def test_every_trainable_parameter_is_in_one_group() -> None:

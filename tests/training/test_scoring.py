@@ -17,10 +17,18 @@ from pycocotools.cocoeval import COCOeval
 
 from yolo_lite.data.coco import read_coco
 from yolo_lite.data.datamodule import DetectionDataModule
-from yolo_lite.ops.postprocess import MAX_DETECTIONS, PREDICT_IOU, PREDICT_SCORE, Detections, detect
+from yolo_lite.ops.postprocess import (
+    EVAL_IOU,
+    EVAL_SCORE,
+    MAX_DETECTIONS,
+    PREDICT_IOU,
+    PREDICT_SCORE,
+    Detections,
+    detect,
+)
 from yolo_lite.training.metrics import COCO_NUMBERS, CocoMetric
 from yolo_lite.training.module import DetectionModule
-from yolo_lite.training.trainer import Trainer
+from yolo_lite.training.trainer import silent_trainer
 
 
 def noisy_detections(path: Path, seed: int) -> dict[int, list[tuple[list[float], float, int]]]:
@@ -95,21 +103,15 @@ def test_no_detections_score_zero(tmp_path: Path, make_coco) -> None:  # type: i
     assert metric.compute(index).numbers["map_50_95"] == 0.0
 
 
-class UnsureDetector(torch.nn.Module):
-    """Finds the one object of every image, 16 16 48 40 in pixels, with a score of 0.05 and nothing else."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = torch.nn.Parameter(torch.ones(1))
-
-    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        maps = [torch.full((len(images), 65, 64 // s, 64 // s), -30.0) for s in (8, 16, 32)]
-        row = column = 3  # the cell of stride 8 with its centre at (28, 28)
-        for side, distance in enumerate((1.5, 1.5, 2.5, 1.5)):  # left, top, right, bottom in cells
-            for bin_ in (int(distance), int(distance) + 1):
-                maps[0][:, 16 * side + bin_, row, column] = 30.0
-        maps[0][:, 64, row, column] = math.log(0.05 / 0.95)
-        return [x * self.scale for x in maps]
+def unsure_maps(images: torch.Tensor) -> list[torch.Tensor]:
+    """The one object of every image, 16 16 48 40 in pixels, with a score of 0.05 and nothing else."""
+    maps = [torch.full((len(images), 65, 64 // s, 64 // s), -30.0) for s in (8, 16, 32)]
+    row = column = 3  # the cell of stride 8 with its centre at (28, 28)
+    for side, distance in enumerate((1.5, 1.5, 2.5, 1.5)):  # left, top, right, bottom in cells
+        for bin_ in (int(distance), int(distance) + 1):
+            maps[0][:, 16 * side + bin_, row, column] = 30.0
+    maps[0][:, 64, row, column] = math.log(0.05 / 0.95)
+    return maps
 
 
 def test_scoring_keeps_what_prediction_hides(tmp_path: Path) -> None:
@@ -124,20 +126,11 @@ def test_scoring_keeps_what_prediction_hides(tmp_path: Path) -> None:
     for i in range(3):
         cv2.imwrite(str(tmp_path / "images" / f"{i}.png"), np.zeros((64, 64, 3), np.uint8))
     module = DetectionModule("yolov8n", ["thing"], image_size=64)
-    module.model.forward = UnsureDetector().forward  # type: ignore[method-assign]
+    module.model.forward = unsure_maps  # type: ignore[method-assign]
     data = DetectionDataModule(tmp_path, image_size=64, batch_size=2, num_workers=0, cache="none")
-    trainer = Trainer(
-        accelerator="cpu",
-        precision="32-true",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-    trainer.validate(module, datamodule=data, verbose=False)
+    silent_trainer(accelerator="cpu").validate(module, datamodule=data, verbose=False)
     assert module.scores is not None
     assert module.scores.numbers["map_50_95"] == pytest.approx(1.0)
-    maps = UnsureDetector()(torch.zeros(1, 3, 64, 64))
+    maps = unsure_maps(torch.zeros(1, 3, 64, 64))
     assert [len(d) for d in detect(maps, (8, 16, 32), 16, PREDICT_SCORE, PREDICT_IOU, MAX_DETECTIONS)] == [0]
-    assert MAX_DETECTIONS == 300
+    assert (EVAL_SCORE, EVAL_IOU, MAX_DETECTIONS, PREDICT_SCORE) == (0.001, 0.7, 300, 0.25)

@@ -117,8 +117,10 @@ def read_categories(data: Any, path: Path) -> tuple[list[str], list[int]]:
     categories = [Field(c, f"{path}: categories[{i}]") for i, c in enumerate(listed)]
     if not categories:
         raise UserError(f"{path} is not COCO: 'categories' is empty")
-    used = [a.get("category_id") for a in entries(data, "annotations", path)]
-    roots = [c for c in categories if is_root(c.entry, listed) and c.get("id") not in used]
+    roots = [c for c in categories if is_root(c.entry, listed)]
+    if roots:
+        used = [a.get("category_id") for a in entries(data, "annotations", path)]
+        roots = [c for c in roots if c.get("id") not in used]
     if roots and len(roots) < len(categories):
         log.warning("%s: left out %r, which groups the other categories", path, roots[0].text("name"))
         categories = [c for c in categories if c not in roots]

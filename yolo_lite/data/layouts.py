@@ -28,10 +28,12 @@ def candidates(root: Path, split: Split) -> list[SplitSource]:
     """Every place where the split may be, in the order of preference."""
     found = []
     for name in ALIASES[split]:
-        # The newest year first, where COCO 2014 and 2017 lie side by side.
+        official = []
         for path in sorted((root / "annotations").glob(f"instances_{name}*.json"), reverse=True):
             folder = path.stem.removeprefix("instances_")  # official COCO: instances_train2017.json, train2017/
-            found.append(SplitSource(path, (root / folder, root / "images" / folder, root / "images")))
+            official.append(SplitSource(path, (root / folder, root / "images" / folder, root / "images")))
+        # The annotations of 2014 and 2017 come together: first those with images at hand, then the newer.
+        found += sorted(official, key=lambda source: not any(map(is_filled, source.image_dirs[:2])))
     for name in ALIASES[split]:
         plain = (root / "images" / name, root / "images", root / name, root)
         found.append(SplitSource(root / "annotations" / f"{name}.json", plain))
@@ -67,8 +69,7 @@ def find_split(root: Path, split: Split, annotations: Path | None = None, image_
             hint = f"give --data.{split}_annotations"
             looked = f"annotations/instances_{split}*.json, {looked}"
             raise UserError(f"no {split} annotations in {root} (looked for {looked}); {hint}")
-        # Official annotations come in one archive for all years: those with images at hand are meant.
-        source = next((place for place in existing if has_images(place)), existing[0])
+        source = existing[0]
     if image_dir is not None:
         folder = root / image_dir
         if not folder.is_dir():
@@ -77,9 +78,8 @@ def find_split(root: Path, split: Split, annotations: Path | None = None, image_
     return source
 
 
-def has_images(source: SplitSource) -> bool:
-    """The image folder that goes by the annotations' own name is there and not empty."""
-    folder = source.image_dirs[0]
+def is_filled(folder: Path) -> bool:
+    """It is there and not empty."""
     return folder.is_dir() and any(folder.iterdir())
 
 

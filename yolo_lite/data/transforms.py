@@ -83,13 +83,13 @@ def check_albumentations() -> None:
     Raises:
         UserError: it is installed, or a version that was not published under the MIT licence.
     """
-    for name in ("albumentationsx", "AlbumentationsX"):
-        try:
-            found = version(name)
-        except PackageNotFoundError:
-            continue
+    try:
+        successor = version("albumentationsx")
+    except PackageNotFoundError:
+        successor = None
+    if successor is not None:
         raise UserError(
-            f"albumentationsx {found} is installed: it is under the AGPL; "
+            f"albumentationsx {successor} is installed: it is under the AGPL; "
             "pip uninstall albumentationsx, then pip install 'albumentations>=2.0.8,<2.1'"
         )
     found = version("albumentations")

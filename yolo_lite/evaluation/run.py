@@ -17,7 +17,7 @@ from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.training.callbacks import check_classes
 from yolo_lite.training.metrics import CocoScores, format_score
 from yolo_lite.training.module import DetectionModule
-from yolo_lite.training.trainer import Trainer
+from yolo_lite.training.trainer import silent_trainer
 from yolo_lite.utils.checkpoints import read_checkpoint
 from yolo_lite.utils.errors import UserError
 
@@ -63,16 +63,7 @@ def evaluate(args: list[str]) -> None:
     data = DetectionDataModule(**settings)
     data.eval_split = config.split
     check_classes(module.class_names, data.eval_index.class_names)
-    trainer = Trainer(
-        accelerator=config.accelerator,
-        devices=config.devices,
-        precision="32-true",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+    trainer = silent_trainer(accelerator=config.accelerator, devices=config.devices)
     trainer.validate(module, datamodule=data, verbose=False)
     assert module.scores is not None
     if trainer.is_global_zero:

@@ -36,7 +36,8 @@ class NominalBatch(L.Callback):
     """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage != "fit" or getattr(trainer, "accumulation_is_given", False):
+        given = getattr(trainer, "accumulation_is_given", trainer.accumulate_grad_batches != 1)  # or Lightning's own
+        if stage != "fit" or given:
             return
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         images = datamodule.batch_size * trainer.world_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import time
-from pathlib import Path
+from typing import Any
 
 import lightning as L
 from jsonargparse import Namespace
@@ -17,7 +17,7 @@ from yolo_lite.cli import TrainCLI
 from yolo_lite.training.callbacks import BestCheckpoint, clock
 from yolo_lite.training.metrics import format_score
 from yolo_lite.training.module import MODEL_PREFIX, DetectionModule
-from yolo_lite.utils.checkpoints import read_checkpoint, transfer_weights
+from yolo_lite.utils.checkpoints import transfer_weights
 from yolo_lite.utils.profiling import count_gflops, count_parameters
 
 log = logging.getLogger(__name__)
@@ -30,8 +30,8 @@ def train(args: list[str]) -> None:
         UserError: something in the arguments or in the data is wrong.
     """
     cli = TrainCLI(args)
-    if cli.config.weights:
-        load_initial_weights(cli.model, Path(cli.config.weights))
+    if cli.initial is not None:
+        load_initial_weights(cli.model, cli.initial, cli.config.weights)
     run_folder = str(cli.trainer.log_dir)  # asked for on every process: Lightning broadcasts it
     if cli.trainer.is_global_zero:
         introduce(cli.model, cli.trainer, run_folder)
@@ -41,9 +41,8 @@ def train(args: list[str]) -> None:
         report(cli, run_folder, time.monotonic() - started)
 
 
-def load_initial_weights(module: DetectionModule, path: Path) -> None:
+def load_initial_weights(module: DetectionModule, checkpoint: dict[str, Any], path: str) -> None:
     """Start from the weights of another run; every tensor that fits is taken, class by class, the others are named."""
-    checkpoint = read_checkpoint(path)
     state = {k.removeprefix(MODEL_PREFIX): v for k, v in checkpoint["state_dict"].items()}
     source_classes = checkpoint["yolo_lite"]["class_names"]
     moved, new = transfer_weights(module.model, state, module.class_names, source_classes)

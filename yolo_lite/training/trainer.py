@@ -41,3 +41,16 @@ class Trainer(L.Trainer):
         self.accumulation_is_given = accumulate_grad_batches is not None
         chosen = pick_precision(str(kwargs.get("accelerator", "auto"))) if precision == "auto" else precision
         super().__init__(precision=chosen, accumulate_grad_batches=accumulate_grad_batches or 1, **kwargs)  # type: ignore[arg-type]
+
+
+def silent_trainer(**options: Any) -> Trainer:
+    """A trainer in float32 that writes and shows nothing: for scoring. Options as `Trainer`'s; they win."""
+    silent: dict[str, Any] = {
+        "precision": "32-true",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+    }
+    return Trainer(**(silent | options))
