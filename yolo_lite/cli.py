@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,31 +11,36 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.data.transforms import AugmentConfig
 from yolo_lite.training.callbacks import (
-    BestCheckpoint,
     EpochLine,
-    LastCheckpoint,
+    EpochMeans,
     NominalBatch,
-    NonFiniteGuard,
+    SameEverywhere,
     Speed,
     check_classes,
 )
+from yolo_lite.training.checkpoints import BestCheckpoint, LastCheckpoint, RandomStates
 from yolo_lite.training.ema import WeightEMA
+from yolo_lite.training.metrics_file import MetricsFile
 from yolo_lite.training.module import DetectionModule
 from yolo_lite.training.pictures import PictureLogger
 from yolo_lite.training.progress import ProgressBar
+from yolo_lite.training.resume import LAST, Resume, check_same_run, find_last, is_finished
+from yolo_lite.training.stopping import NonFiniteGuard, StopSignals
 from yolo_lite.training.trainer import Trainer
 from yolo_lite.utils.checkpoints import read_checkpoint
-from yolo_lite.utils.errors import UserError
-from yolo_lite.utils.runs import is_main_process, reserve_version
+from yolo_lite.utils.distributed import is_main_process
+from yolo_lite.utils.errors import FinishedError, UserError
+from yolo_lite.utils.runs import RunFolder, reserve_version
 
-# Settings of the model that decide which tensors it has.
-STRUCTURE = ("block", "downsample", "neck", "levels", "neck_divisor", "neck_width", "reg_max")
+log = logging.getLogger(__name__)
+
+RUNS_DIR = "runs"
 
 
 def trainer_defaults() -> dict[str, Any]:
@@ -46,7 +53,19 @@ def trainer_defaults() -> dict[str, Any]:
         "log_every_n_steps": 10,
         "num_sanity_val_steps": 0,
         "use_distributed_sampler": False,  # our samplers split the data themselves, evaluation without padding
-        "callbacks": [NominalBatch(), NonFiniteGuard(), EpochLine(), LastCheckpoint()],
+        # In this order, and behind those that have arguments of their own: the average before it is saved, the means
+        # before they are printed and written, the row of an epoch before its checkpoint, the best one before the last
+        # one, which holds the score to beat.
+        "callbacks": [
+            NominalBatch(),
+            StopSignals(),
+            NonFiniteGuard(),
+            EpochMeans(),
+            EpochLine(),
+            MetricsFile(),
+            RandomStates(),
+            LastCheckpoint(),
+        ],
     }
 
 
@@ -59,7 +78,7 @@ class TrainCLI(LightningCLI):
             DetectionDataModule,
             trainer_class=Trainer,
             trainer_defaults=trainer_defaults(),
-            save_config_callback=SaveConfigCallback,
+            save_config_callback=RunConfig,
             seed_everything_default=0,
             parser_kwargs={
                 "prog": "train.py",
@@ -73,9 +92,11 @@ class TrainCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help="resume this interrupted run")
+        parser.add_argument(
+            "--ckpt_path", type=str | None, default=None, help="go on with an interrupted run: a checkpoint, or `last`"
+        )
         parser.add_argument("--weights", type=str | None, default=None, help="start from this checkpoint's weights")
-        parser.add_argument("--runs_dir", type=str, default="runs", help="where run folders are made")
+        parser.add_argument("--runs_dir", type=str, default=RUNS_DIR, help="where run folders are made")
         parser.add_argument("--name", type=str | None, default=None, help="of the run; default: variant and data")
         parser.add_argument(
             "--patience",
@@ -102,31 +123,38 @@ class TrainCLI(LightningCLI):
         check_classes(config.model.class_names or names, names)
         config.model.class_names = names
         data_name = self.checked_data.root.resolve().name if self.checked_data.root is not None else "shapes"
+        self.home = None if config.name is None and config.runs_dir == RUNS_DIR else Path(config.runs_dir)
         config.name = config.name or f"{config.model.variant}-{data_name}"
-        if config.ckpt_path:
-            self.check_resume(read_checkpoint(Path(config.ckpt_path)), names)
+        if self.home is not None:
+            self.home /= config.name
+        self.resume = self.find_resume(names) if config.ckpt_path else None
+        config.ckpt_path = str(self.resume.path) if self.resume is not None else None
 
-    def check_resume(self, checkpoint: dict[str, Any], names: list[str]) -> None:
-        """The run that goes on must be the one that was interrupted: same classes, structure and optimiser.
+    def find_resume(self, names: list[str]) -> Resume | None:
+        """What `--ckpt_path` means: a file, or the newest checkpoint of the run's name; None if it has none yet.
 
         Raises:
-            UserError: it is not.
+            UserError: it cannot be gone on with by this command.
         """
-        model = self.config.model
-        check_classes(checkpoint["yolo_lite"]["class_names"], names)
-        given = checkpoint["hyper_parameters"]
-        for key in ("variant", *STRUCTURE):
-            if given.get(key) != model[key]:
-                raise UserError(
-                    f"{self.config.ckpt_path} was trained with model.{key}={given.get(key)}, this command says "
-                    f"{model[key]}: give --config with the config.yaml of its run folder, before --ckpt_path"
-                )
-        used = checkpoint["yolo_lite"]["optimizer"]
-        if model.optimizer not in ("auto", used):
-            raise UserError(
-                f"{self.config.ckpt_path} was trained with model.optimizer={used}, this command says {model.optimizer}"
-            )
-        model.optimizer = used  # auto might choose another one for another number of steps
+        config = self.config
+        found: tuple[Path, dict[str, Any]] | None
+        if config.ckpt_path == LAST:
+            runs = Path(config.runs_dir) / config.name
+            found = find_last(runs, is_main_process())
+            if found is None:
+                if is_main_process():
+                    log.info("no checkpoint in %s yet: a new run", runs)
+                return None
+        else:
+            found = Path(config.ckpt_path), read_checkpoint(Path(config.ckpt_path))
+        path, checkpoint = found
+        check_same_run(path, checkpoint, config.model, names)
+        if is_finished(checkpoint, config.trainer.max_epochs, config.trainer.max_steps):
+            ended = f"{path} has finished its {config.trainer.max_epochs} epochs: raise --trainer.max_epochs to go on"
+            raise FinishedError(ended) if config.ckpt_path == LAST else UserError(ended)
+        if is_main_process():
+            log.info("going on from %s, step %d", path, checkpoint["global_step"])
+        return Resume.of(path, checkpoint, self.home)
 
     def instantiate_classes(self) -> None:
         try:
@@ -136,25 +164,55 @@ class TrainCLI(LightningCLI):
         self.datamodule = self.checked_data  # the one that has its annotations parsed already
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """The trainer, with the loggers of a run folder of its own unless the config names others."""
+        """The trainer, with the loggers of its run folder unless the config names others."""
         config = self.config_init
-        callbacks: list[L.Callback] = [ProgressBar()] if sys.stderr.isatty() else []
+        facts = {"checkpoint's step": self.resume.step if self.resume else None, "seed": self.checked_data.seed}
+        facts |= {"training images": len(self.checked_data.index("train")), "batch size": config.data.batch_size}
+        callbacks: list[L.Callback] = [SameEverywhere(facts)]
+        if sys.stderr.isatty():
+            callbacks.append(ProgressBar())
         if config.patience is not None:
             callbacks.append(EarlyStopping("val/map_50_95", patience=config.patience, mode="max"))
         logger = config.trainer.get("logger")
-        version = reserve_version(Path(config.runs_dir), config.name) if is_main_process() else None
+        folder = self.run_folder()
         if logger is None:
-            kwargs["logger"] = [
-                TensorBoardLogger(config.runs_dir, config.name, version, default_hp_metric=False),
-                CSVLogger(config.runs_dir, config.name, version),
-            ]
+            purge: dict[str, Any] = {}
+            if self.resume is not None and self.resume.folder is not None:  # events of steps that are done again
+                purge = {"purge_step": self.resume.step}
+            version = folder.version if folder is not None else None
+            root, name = (folder.root, folder.name) if folder is not None else (config.runs_dir, config.name)
+            kwargs["logger"] = [TensorBoardLogger(root, name, version, default_hp_metric=False, **purge)]
             callbacks.append(LearningRateMonitor("step"))
-        elif not logger and version is not None:  # checkpoints and config.yaml still have a folder of their own
-            kwargs["default_root_dir"] = str(Path(config.runs_dir) / config.name / f"version_{version}")
+        elif not logger and folder is not None:  # checkpoints and config.yaml still have a folder of their own
+            kwargs["default_root_dir"] = str(folder.path)
         given = config.trainer.get("callbacks") or []
         kwargs["callbacks"] = [*(given if isinstance(given, list) else [given]), *callbacks]
         kwargs["enable_progress_bar"] = sys.stderr.isatty() and config.trainer.get("enable_progress_bar") is not False
         return super().instantiate_trainer(**kwargs)
+
+    def run_folder(self) -> RunFolder | None:
+        """Where the run writes: the folder it goes on in, or a new one, which the main process alone knows."""
+        if self.resume is not None and self.resume.folder is not None:
+            return self.resume.folder
+        if not is_main_process():
+            return None
+        config = self.config_init
+        folder = RunFolder(Path(config.runs_dir), config.name, reserve_version(Path(config.runs_dir), config.name))
+        if self.resume is not None and self.resume.metrics.is_file():  # a branch has the history of its trunk
+            shutil.copyfile(self.resume.metrics, folder.path / self.resume.metrics.name)
+        return folder
+
+
+class RunConfig(SaveConfigCallback):
+    """`config.yaml` in the run folder; each resume leaves what it ran with beside it."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        taken = len(list(folder.glob("config*.yaml"))) if trainer.is_global_zero else 0
+        resumes = trainer.strategy.broadcast(taken)
+        if resumes:
+            self.config_filename = f"config.resumed_{resumes}.yaml"
+        super().setup(trainer, pl_module, stage)
 
 
 def seed_number(seed: bool | int | None) -> int:

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from yolo_lite.data.datamodule import DetectionDataModule
-from yolo_lite.training.callbacks import LastCheckpoint, NominalBatch, NonFiniteGuard
+from yolo_lite.training.callbacks import NominalBatch
+from yolo_lite.training.checkpoints import LastCheckpoint
 from yolo_lite.training.ema import WeightEMA
 from yolo_lite.training.module import DetectionModule
 from yolo_lite.training.optim import WarmupDecay, parameter_groups
+from yolo_lite.training.stopping import NonFiniteGuard
 from yolo_lite.training.trainer import silent_trainer
 from yolo_lite.utils.errors import NonFiniteLossError
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import cv2
 import lightning as L
@@ -21,6 +23,7 @@ from yolo_lite.data.shapes import make_shapes
 from yolo_lite.data.transforms import AugmentConfig, check_albumentations
 from yolo_lite.data.types import Batch, Sample
 from yolo_lite.utils.errors import UserError
+from yolo_lite.utils.signals import STOP_SIGNALS
 
 SHAPES_ROOT = Path("datasets/shapes")
 MAX_WORKERS = 8
@@ -28,9 +31,15 @@ STRIDE = 32
 
 
 def start_worker(worker_id: int) -> None:
-    """One thread per worker: several would only fight with the training step."""
+    """One thread per worker: several would only fight with the training step.
+
+    What is sent to the whole process group, by Ctrl-C or by a scheduler, is the training process's to answer: it still
+    needs its batches while it saves, and its end is the workers' end.
+    """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class DetectionDataModule(L.LightningDataModule):
@@ -96,6 +105,7 @@ class DetectionDataModule(L.LightningDataModule):
         self.seed = seed
         self.eval_split: Split = "val"
         self._indexes: dict[Split, DetectionIndex] = {}
+        self._resumed: dict[str, int] | None = None
 
     def index(self, split: Split) -> DetectionIndex:
         """The checked index of a split; opened at first use."""
@@ -118,13 +128,52 @@ class DetectionDataModule(L.LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         source = ImageSource(self.index("train"), self.image_size, self.cache)
-        sampler = TrainSampler(len(source.index), self.seed, trainer.global_rank, trainer.world_size)
-        # A resumed run asks for its first batches before it announces the epoch.
-        sampler.set_epoch(trainer.current_epoch)
-        steps_per_epoch = math.ceil(math.ceil(len(sampler) / self.batch_size) / trainer.accumulate_grad_batches)
+        rank, processes = trainer.global_rank, trainer.world_size
+        sampler = TrainSampler(len(source.index), self.seed, rank, processes, self.batch_size)
+        # Lightning asks for the loader, and starts its workers, before it restores its own counters.
+        epoch, batches_done = self.resumed_position(len(source.index), processes)
+        sampler.set_epoch(epoch)
+        sampler.skip(batches_done)
+        steps_per_epoch = math.ceil(sampler.num_batches / trainer.accumulate_grad_batches)
         mosaic_epochs = self.augment.mosaic_epochs(planned_epochs(trainer, steps_per_epoch))
         dataset = TrainDataset(source, self.augment, mosaic_epochs, self.seed)
         return self.loader(dataset, sampler)
+
+    def state_dict(self) -> dict[str, int]:
+        """Which epoch is next or under way, how many of its batches are done, and what a batch is."""
+        trainer = self.trainer
+        assert trainer is not None
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        epochs: Any = trainer.fit_loop.epoch_progress.current
+        return {
+            "epoch": epochs.processed,
+            "batches_done": done if done < trainer.num_training_batches else 0,
+            "batch_size": self.batch_size,
+            "processes": trainer.world_size,
+            "images": len(self.index("train")),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._resumed = state_dict
+
+    def resumed_position(self, num_images: int, processes: int) -> tuple[int, int]:
+        """Epoch of a resumed run's first batch, and batches of that epoch that it has trained on already.
+
+        Raises:
+            UserError: it stopped inside an epoch whose batches were others.
+        """
+        before, self._resumed = self._resumed, None
+        if before is None:
+            return 0, 0
+        now = {"batch_size": self.batch_size, "processes": processes, "images": num_images}
+        for name, value in now.items():
+            if before["batches_done"] and before[name] != value:
+                raise UserError(
+                    f"the run stopped inside an epoch, after {before['batches_done']} batches with {name}="
+                    f"{before[name]}; this command has {value}: finish that epoch as it was begun, or start a new run "
+                    "with --weights"
+                )
+        return before["epoch"], before["batches_done"]
 
     def val_dataloader(self) -> DataLoader[Sample]:
         trainer = self.trainer
@@ -143,6 +192,8 @@ class DetectionDataModule(L.LightningDataModule):
             worker_init_fn=start_worker,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
+            # Of its own: it draws seeds for its workers whenever it starts them, which a resumed run does more often.
+            generator=torch.Generator().manual_seed(self.seed),
         )
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:

@@ -6,7 +6,7 @@ Everything runs in float32, whatever the precision of the maps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,22 +20,33 @@ from yolo_lite.ops.boxes import complete_iou
 from yolo_lite.ops.dfl import distribution_focal_loss
 from yolo_lite.ops.postprocess import decode_maps
 
+BatchSum = Callable[[Tensor], Tensor]
+
+
+def whole(values: Tensor) -> Tensor:
+    """The sum over a batch that one process has to itself."""
+    return values
+
 
 @dataclass
 class LossItems:
     """Scalars (tensors, nothing synchronised with the host), averaged over the batch and weighted by the gains.
 
+    Where a batch is spread over processes, each has its share: the sum over the processes is the batch's loss.
+
     Attributes:
         box: CIoU loss.
         classes: binary cross-entropy.
         dfl: distribution focal loss.
-        positives: anchors with an object, per image (not a loss).
+        positives: anchors with an object, per image of the batch (not a loss).
+        images: images of the batch, those of the other processes included.
     """
 
     box: Tensor
     classes: Tensor
     dfl: Tensor
     positives: Tensor
+    images: Tensor
 
     @property
     def total(self) -> Tensor:
@@ -68,12 +79,18 @@ class DetectionLoss:
         self.dfl_gain = dfl_gain
         self.assigner = TaskAlignedAssigner(top_k=top_k)
 
-    def __call__(self, maps: Sequence[Tensor], targets: Targets) -> LossItems:
-        """Per level (B, 4R + C, H_l, W_l), targets of the same B images -> the three terms."""
-        with torch.autocast(maps[0].device.type, enabled=False):
-            return self._loss(maps, targets)
+    def __call__(self, maps: Sequence[Tensor], targets: Targets, batch_sum: BatchSum | None = None) -> LossItems:
+        """Per level (B, 4R + C, H_l, W_l), targets of the same B images -> the three terms.
 
-    def _loss(self, maps: Sequence[Tensor], targets: Targets) -> LossItems:
+        Args:
+            maps: raw maps.
+            targets: ground truth.
+            batch_sum: adds a tensor up over the processes that share the batch; None: it is whole here.
+        """
+        with torch.autocast(maps[0].device.type, enabled=False):
+            return self._loss(maps, targets, batch_sum or whole)
+
+    def _loss(self, maps: Sequence[Tensor], targets: Targets, batch_sum: BatchSum) -> LossItems:
         decoded = decode_maps(maps, self.strides, self.reg_max)
         centers, stride = decoded.centers_xy, decoded.stride
         assigned = self.assigner(
@@ -84,8 +101,13 @@ class DetectionLoss:
             targets.boxes_xyxy,
             targets.mask,
         )
-        # One normaliser for all three terms: the sum of the target scores.
-        normaliser = assigned.scores.sum().clamp(min=1.0)
+        # One normaliser for all three terms: the sum of the target scores, over the whole batch wherever it lies, so
+        # that the gradient does not depend on how many processes share it.
+        target_sum = assigned.scores.sum()
+        target_sum, images = batch_sum(
+            torch.stack([target_sum, target_sum.new_full((), len(assigned.scores))])
+        ).unbind()
+        normaliser = target_sum.clamp(min=1.0)
         weight = assigned.scores.sum(dim=2) / normaliser  # (B, A), zero where background
 
         bce = F.binary_cross_entropy_with_logits(decoded.logits, assigned.scores.transpose(1, 2), reduction="sum")
@@ -102,5 +124,6 @@ class DetectionLoss:
             box=self.box_gain * box,
             classes=self.class_gain * bce / normaliser,
             dfl=self.dfl_gain * dfl,
-            positives=assigned.foreground.sum() / len(assigned.foreground),
+            positives=assigned.foreground.sum() / images,
+            images=images,
         )

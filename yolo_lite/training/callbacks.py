@@ -1,32 +1,21 @@
-"""What happens around the steps: accumulation, the guard against NaN, speed, the line per epoch."""
+"""What happens around the steps: accumulation, means, speed, the line per epoch."""
 
 from __future__ import annotations
 
 import logging
-import math
 import time
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-import torch.distributed as dist
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from yolo_lite.data.types import Batch
-from yolo_lite.training.metrics import COCO_NUMBERS
-from yolo_lite.utils.errors import NonFiniteLossError, UserError
+from yolo_lite.training.report import TERMS
+from yolo_lite.utils.distributed import gather_on_all
+from yolo_lite.utils.errors import UserError
 
 log = logging.getLogger(__name__)
-
-CHECKPOINT_SETTINGS: dict[str, Any] = {
-    "save_top_k": 1,
-    "auto_insert_metric_name": False,
-    "enable_version_counter": False,
-    # After validation, when the epoch is complete: resuming starts the next one.
-    "save_on_train_epoch_end": True,
-}
 
 
 class NominalBatch(L.Callback):
@@ -44,64 +33,59 @@ class NominalBatch(L.Callback):
         trainer.accumulate_grad_batches = max(1, round(pl_module.hparams["nominal_batch"] / images))
 
 
-class NonFiniteGuard(L.Callback):
-    """Stop with a checkpoint when the loss of any process is NaN or infinite, naming the images.
+class SameEverywhere(L.Callback):
+    """Refuse to start where the processes of a run were given different things, before they wait for each other.
 
-    The loss is looked at one step late: by then it has left the device, and no step waits for it.
+    Args:
+        facts: what must agree, by the name that the message calls it.
     """
 
+    def __init__(self, facts: dict[str, Any]) -> None:
+        self.facts = facts
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        everywhere = gather_on_all(self.facts)
+        for name, value in self.facts.items():
+            values = [facts.get(name) for facts in everywhere]
+            if any(other != values[0] for other in values):
+                rank = next(i for i, other in enumerate(values) if other != values[0])
+                raise UserError(
+                    f"the processes of this run disagree about the {name}: {values[0]} on rank 0, {values[rank]} on "
+                    f"rank {rank} (this is rank {trainer.global_rank}, with {value}); data and run folder must be on a "
+                    "disk that all nodes see"
+                )
+
+
+class EpochMeans(L.Callback):
+    """The epoch's mean losses, over the images of all processes; of an epoch in two pieces too."""
+
     def __init__(self) -> None:
-        self._last: tuple[HostCopy, HostCopy, list[int]] | None = None
-        self._folder = Path()
+        self._sums: Tensor | None = None
+        self._restored: list[float] | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._folder = Path(trainer.log_dir or ".") / "checkpoints"  # Lightning broadcasts it: not where only one asks
-
-    def _check(self, trainer: L.Trainer) -> None:
-        if self._last is None:
-            return
-        (everywhere, here, image_ids), self._last = self._last, None
-        if not math.isfinite(everywhere.value()):
-            path = self._folder / "non_finite.ckpt"
-            trainer.save_checkpoint(path)
-            images = f"images {image_ids}" if not math.isfinite(here.value()) else "images of another process"
-            raise NonFiniteLossError(
-                f"the loss is {everywhere.value()} at step {trainer.global_step}, {images}; lower --model.lr, use "
-                "--trainer.precision 32-true, or look at these images' boxes, and go on from the last epoch "
-                f"({self._folder / 'last.ckpt'}); {path} has the weights at the time, for a look only"
-            )
+        if self._restored is not None:
+            self._sums, self._restored = torch.tensor(self._restored, device=pl_module.device), None
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        self._check(trainer)
-        loss = outputs["loss"].detach().float()
-        total = loss.clone()
-        if trainer.world_size > 1:  # the sum is not finite on any process where one loss is not: all stop together
-            dist.all_reduce(total)
-        self._last = (HostCopy(total), HostCopy(loss), batch.image_ids.tolist())
+        report: Any = pl_module.report
+        values = torch.cat([report.means * report.images, report.images.reshape(1)])
+        self._sums = values if self._sums is None else self._sums + values
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._check(trainer)
+        if self._sums is None:
+            return
+        means = self._sums[: len(TERMS)] / self._sums[-1]
+        self._sums = None
+        pl_module.log_dict({f"train/loss_{name}_epoch": mean for name, mean in zip(TERMS, means, strict=True)})
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": None if self._sums is None else self._sums.tolist()}
 
-class HostCopy:
-    """A scalar on its way from the device; only reading it waits, and only for this copy."""
-
-    def __init__(self, scalar: Tensor) -> None:
-        self._event: torch.cuda.Event | None = None
-        self._host = scalar
-        if scalar.is_cuda:
-            self._host = torch.empty_like(scalar, device="cpu", pin_memory=True)
-            self._host.copy_(scalar, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record()
-
-    def value(self) -> float:
-        """The number."""
-        if self._event is not None:
-            self._event.synchronize()
-        return self._host.item()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = state_dict["sums"]
 
 
 class Speed(L.Callback):
@@ -115,6 +99,12 @@ class Speed(L.Callback):
         self.images_per_second = 0.0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._start()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._start()  # an epoch that goes on after a stop does not start again
+
+    def _start(self) -> None:
         self._images, self._waited = 0, 0.0
         self._started = self._step_ended = time.perf_counter()
 
@@ -151,7 +141,7 @@ class EpochLine(L.Callback):
         if not trainer.is_global_zero:
             return
         values = trainer.callback_metrics
-        losses = " ".join(f"{n} {float(values[f'train/loss_{n}']):.3f}" for n in ("box", "class", "dfl"))
+        losses = " ".join(f"{n} {float(values[f'train/loss_{n}_epoch']):.3f}" for n in TERMS)
         total = trainer.max_epochs or 0
         done = trainer.current_epoch + 1
         spent = time.monotonic() - self._fit_started
@@ -168,27 +158,6 @@ def clock(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
-
-
-class BestCheckpoint(ModelCheckpoint):
-    """`best.ckpt` by a validation number, in the run's `checkpoints` folder.
-
-    Args:
-        monitor: the number, the higher the better.
-    """
-
-    def __init__(self, monitor: str = "val/map_50_95") -> None:
-        known = [f"val/{name}" for name in COCO_NUMBERS.values()]
-        if monitor not in known and not monitor.startswith("val/ap/"):
-            raise UserError(f"checkpoint.monitor={monitor}: choose val/ap/CLASS or one of {', '.join(known)}")
-        super().__init__(monitor=monitor, mode="max", filename="best", **CHECKPOINT_SETTINGS)
-
-
-class LastCheckpoint(ModelCheckpoint):
-    """`last.ckpt` after every epoch. ModelCheckpoint's `save_last` would renew it only along with the best one."""
-
-    def __init__(self) -> None:
-        super().__init__(filename="last", **CHECKPOINT_SETTINGS)
 
 
 def check_classes(model_names: list[str], data_names: list[str]) -> None:

@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from yolo_lite.utils.distributed import send_from_main
 from yolo_lite.utils.errors import UserError
 
 RAW_WEIGHTS = "raw_state_dict"
@@ -54,6 +55,9 @@ class WeightEMA(L.Callback):
             return  # still accumulating
         self._step = trainer.global_step
         self.updates += 1
+        # BatchNorm statistics come of each process's own images: averaged as they are, every rank would score and save
+        # another model.
+        send_from_main(pl_module.buffers())
         self.update(pl_module.state_dict())
 
     @torch.no_grad()

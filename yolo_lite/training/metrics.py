@@ -6,16 +6,20 @@ stands in the annotation file.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 
 from yolo_lite.data.index import DetectionIndex
 from yolo_lite.ops.postprocess import Detections
+from yolo_lite.utils.distributed import gather_on_main, share_from_main, world_size
+from yolo_lite.utils.errors import UserError
+
+log = logging.getLogger(__name__)
 
 # torchmetrics' name -> ours, in the order of COCO's table
 COCO_NUMBERS = {
@@ -112,23 +116,38 @@ class CocoMetric:
         )
 
     def table(self) -> DetectionTable:
-        """Everything collected, of all processes."""
+        """Everything collected on this process."""
         empty = DetectionTable(
             np.zeros(0, np.int64), np.zeros((0, 4), np.float32), np.zeros(0, np.float32), *np.zeros((2, 0), np.int64)
         )
-        table = DetectionTable.concatenate([empty, *self._tables])
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            tables: list[DetectionTable | None] = [None] * dist.get_world_size()
-            dist.all_gather_object(tables, table)
-            table = empty
-            for other in tables:
-                assert other is not None
-                table = DetectionTable.concatenate([table, other.without(table.seen)])
-        return table
+        return DetectionTable.concatenate([empty, *self._tables])
 
     def compute(self, index: DetectionIndex) -> CocoScores:
-        """Score against the ground truth of the images that were looked at; the same result on every process."""
-        return score_detections(self.table(), index)
+        """Score against the ground truth of the images that were looked at; the same result on every process.
+
+        The detections go to rank 0 once, which scores them once and hands the numbers round: a copy of everything on
+        every process is what makes torchmetrics slow and hungry there.
+
+        Raises:
+            UserError: scoring failed; on every process, for the others wait for its result.
+        """
+        tables = gather_on_main(self.table())
+        outcome: CocoScores | str | None = None
+        if tables is not None:
+            table = tables[0]
+            for other in tables[1:]:
+                table = DetectionTable.concatenate([table, other.without(table.seen)])
+            if world_size() == 1:
+                return score_detections(table, index)
+            try:
+                outcome = score_detections(table, index)
+            except Exception as error:
+                log.exception("scoring failed")
+                outcome = f"scoring failed on the main process: {error}"
+        outcome = share_from_main(outcome)
+        if not isinstance(outcome, CocoScores):
+            raise UserError(str(outcome))
+        return outcome
 
 
 def score_detections(table: DetectionTable, index: DetectionIndex) -> CocoScores:

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import math
 import platform
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
-import torch.distributed as dist
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 import yolo_lite
 from yolo_lite.data.index import DetectionIndex
 from yolo_lite.data.types import Batch
-from yolo_lite.losses.detection import DetectionLoss, LossItems
+from yolo_lite.losses.detection import DetectionLoss
 from yolo_lite.models.afpn import NeckInit
 from yolo_lite.models.backbone import Block, Downsample
 from yolo_lite.models.yolo import Levels, Neck, build_model
@@ -33,7 +32,9 @@ from yolo_lite.training.optim import (
     choose_optimizer,
     default_lr,
 )
+from yolo_lite.training.report import TERMS, StepReport
 from yolo_lite.utils.checkpoints import CHECKPOINT_FORMAT
+from yolo_lite.utils.distributed import send_from_main, sum_over_processes
 from yolo_lite.utils.errors import UserError
 
 # Where the network is in the state dict.
@@ -56,7 +57,7 @@ class DetectionModule(L.LightningModule):
         neck_init: afpn: identity (residual blocks start as identities), published, or PyTorch's default.
         reg_max: bins of a box side's distribution (16).
         optimizer: auto takes AdamW below 10,000 steps and SGD above.
-        lr: first learning rate; None: 0.01 for SGD, 0.002 x 5 / (4 + classes) for AdamW.
+        lr: first learning rate at the nominal batch; None: 0.01 for SGD, 0.002 x 5 / (4 + classes) for AdamW.
         final_lr_fraction: last learning rate as a share of the first.
         schedule: how it falls.
         warmup_epochs: epochs of linear warm-up.
@@ -126,32 +127,24 @@ class DetectionModule(L.LightningModule):
         self.loss = DetectionLoss(self.model.strides, self.reg_max, box_gain, class_gain, dfl_gain, assign_top_k)
         self.metric = CocoMetric()
         self.scores: CocoScores | None = None
+        self.report: StepReport | None = None  # of the latest training step
+        self.stop_requested = False  # by a signal to this process; the next step tells the others
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) uint8 -> raw head maps per level."""
         return self.model(images.to(self.dtype) / 255)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        items = self.loss(self(batch.images), batch.targets)
-        self.log_losses("train", items, len(batch))
+        items = self.loss(self(batch.images), batch.targets, sum_over_processes)
+        self.report = StepReport.make(items, self.stop_requested)
+        # Equal on every process, the last step's value; the means over an epoch are EpochMeans'.
+        values = dict(
+            zip([*(f"train/loss_{name}" for name in TERMS), "train/positives"], self.report.means, strict=True)
+        )
+        self.log_dict(values, on_step=True, on_epoch=False, prog_bar=True, batch_size=len(batch))
         # Every image of an accumulated step weighs the same, in a short last window too: the trainer divides by the
         # number of windows and DDP by the number of ranks, so both are multiplied back.
-        images = len(batch) * self.trainer.accumulate_grad_batches * self.trainer.world_size
-        return items.total * images
-
-    def log_losses(self, stage: Literal["train", "val"], items: LossItems, batch_size: int) -> None:
-        """Log the three terms, weighted by their gains."""
-        values = {"box": items.box, "class": items.classes, "dfl": items.dfl}
-        self.log_dict(
-            {f"{stage}/loss_{name}": value.detach() for name, value in values.items()},
-            on_step=stage == "train",
-            on_epoch=True,
-            prog_bar=stage == "train",
-            batch_size=batch_size,
-            sync_dist=stage == "val",
-        )
-        if stage == "train":
-            self.log("train/positives", items.positives, on_step=True, batch_size=batch_size)
+        return items.total * items.images * self.trainer.accumulate_grad_batches * self.trainer.world_size
 
     def detect_batch(self, batch: Batch) -> tuple[list[Tensor], list[Detections]]:
         """Raw maps, and detections at the evaluation threshold in pixels of the original images.
@@ -172,7 +165,10 @@ class DetectionModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         maps, detections = self.detect_batch(batch)
-        self.log_losses("val", self.loss(maps, batch.targets), len(batch))
+        # Each process's batches are its own: ranks may have different numbers of them.
+        items = self.loss(maps, batch.targets)
+        values = zip(TERMS, (items.box, items.classes, items.dfl), strict=True)
+        self.log_dict({f"val/loss_{name}": value for name, value in values}, batch_size=len(batch), sync_dist=True)
         self.metric.update(batch.image_ids, detections)
         return {"detections": detections}
 
@@ -181,9 +177,7 @@ class DetectionModule(L.LightningModule):
 
         BatchNorm statistics are each rank's own; DistributedDataParallel sends them round in training steps only.
         """
-        if self.trainer.world_size > 1:
-            for buffer in self.buffers():
-                dist.broadcast(buffer, src=0)
+        send_from_main(self.buffers())
 
     def on_validation_epoch_end(self) -> None:
         self.scores = self.metric.compute(self.ground_truth())
@@ -206,6 +200,10 @@ class DetectionModule(L.LightningModule):
         name = choose_optimizer(p.optimizer, total_steps)
         lr = default_lr(name, len(self.class_names)) if p.lr is None else p.lr
         images = self.images_per_step()
+        if name == "adamw":
+            # SGD follows the batch by itself, for the loss is a sum over images; Adam's step does not depend on the
+            # gradient's scale. The square root: Malladi et al., arXiv:2205.10287.
+            lr *= math.sqrt(images / p.nominal_batch)
         optimizer = build_optimizer(self.model, name, lr, p.momentum, p.weight_decay * images / p.nominal_batch)
         if not math.isfinite(total_steps):
             raise UserError("the learning rate schedule needs an end: give --trainer.max_epochs or --trainer.max_steps")

@@ -7,6 +7,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 
+from yolo_lite.training.report import TERMS
+
 
 class ProgressBar(RichProgressBar):
     """Lightning's bar with the short names of what matters."""
@@ -17,11 +19,7 @@ class ProgressBar(RichProgressBar):
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """The losses of the step and the speed."""
         values = trainer.progress_bar_metrics
-        shown = {
-            name: f"{values[key]:.3f}"
-            for name in ("box", "class", "dfl")
-            if (key := f"train/loss_{name}_step") in values
-        }
+        shown = {name: f"{values[key]:.3f}" for name in TERMS if (key := f"train/loss_{name}") in values}
         if "images_per_second" in values:
             shown["images/s"] = f"{values['images_per_second']:.1f}"
         return shown

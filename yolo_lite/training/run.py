@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import shlex
 import time
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -14,11 +16,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from yolo_lite.cli import TrainCLI
-from yolo_lite.training.callbacks import BestCheckpoint, clock
+from yolo_lite.training.callbacks import clock
+from yolo_lite.training.checkpoints import BestCheckpoint
 from yolo_lite.training.metrics import format_score
 from yolo_lite.training.module import MODEL_PREFIX, DetectionModule
+from yolo_lite.training.stopping import explain
 from yolo_lite.utils.checkpoints import transfer_weights
+from yolo_lite.utils.distributed import follow_parent
 from yolo_lite.utils.profiling import count_gflops, count_parameters
+from yolo_lite.utils.runs import occupied
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +35,7 @@ def train(args: list[str]) -> None:
     Raises:
         UserError: something in the arguments or in the data is wrong.
     """
+    follow_parent()
     cli = TrainCLI(args)
     if cli.initial is not None:
         load_initial_weights(cli.model, cli.initial, cli.config.weights)
@@ -36,7 +43,14 @@ def train(args: list[str]) -> None:
     if cli.trainer.is_global_zero:
         introduce(cli.model, cli.trainer, run_folder)
     started = time.monotonic()
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path)
+    with occupied(Path(run_folder)) if cli.trainer.is_global_zero else nullcontext():
+        try:
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True)
+        except Exception as error:
+            reason = explain(error, cli.datamodule.batch_size, cli.datamodule.image_size, cli.model.device)
+            if reason is None:
+                raise
+            raise reason from error
     if cli.trainer.is_global_zero:
         report(cli, run_folder, time.monotonic() - started)
 

@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.fabric.plugins import CheckpointIO
+
+from yolo_lite.training.checkpoints import WholeCheckpointIO
 
 # No bf16-true or 16-true: pixel coordinates above 256 do not fit their 8 or 11 bits.
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
@@ -40,7 +43,23 @@ class Trainer(L.Trainer):
     ) -> None:
         self.accumulation_is_given = accumulate_grad_batches is not None
         chosen = pick_precision(str(kwargs.get("accelerator", "auto"))) if precision == "auto" else precision
-        super().__init__(precision=chosen, accumulate_grad_batches=accumulate_grad_batches or 1, **kwargs)  # type: ignore[arg-type]
+        given = kwargs.pop("plugins", None) or []
+        plugins = list(given) if isinstance(given, (list, tuple)) else [given]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(WholeCheckpointIO())
+        super().__init__(
+            precision=chosen,  # type: ignore[arg-type]
+            accumulate_grad_batches=accumulate_grad_batches or 1,
+            plugins=plugins,
+            **kwargs,
+        )
+        # With several processes Lightning asks rank 0 before every step whether it got SIGTERM, and waits for the
+        # answer, so for all work of the device. Our steps carry the question along (StopSignals).
+        self.fit_loop.epoch_loop._broadcast_sigterm_tensor = ask_nobody  # type: ignore[method-assign]
+
+
+def ask_nobody() -> None:
+    """In place of a question that our steps carry along."""
 
 
 def silent_trainer(**options: Any) -> Trainer:

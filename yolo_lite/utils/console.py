@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from jsonargparse import ArgumentError
 
-from yolo_lite.utils.errors import EXIT_OK, EXIT_USER_ERROR, UserError
+from yolo_lite.utils.distributed import is_main_process
+from yolo_lite.utils.errors import EXIT_OK, EXIT_USER_ERROR, StoppedError, UserError
 
 
 def set_up_logging() -> None:
@@ -32,6 +33,7 @@ def set_up_logging() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*Experiment logs directory .* exists and is not empty.*",
         ".*lr_scheduler.step.*before.*optimizer.step.*",
+        ".*your dataloader is not resumable.*",  # the data module keeps its position
     ):
         warnings.filterwarnings("ignore", pattern)
 
@@ -41,8 +43,14 @@ def run_command(command: Callable[[], None]) -> int:
     set_up_logging()
     try:
         command()
+    except StoppedError as error:
+        # The same on every process. The launcher kills the rest of a run in which a process ends with anything but 0.
+        if not is_main_process():
+            return EXIT_OK
+        print(one_line(str(error)), file=sys.stderr)
+        return error.exit_code
     except UserError as error:
-        print(f"error: {one_line(original_message(error))}", file=sys.stderr)
+        print(f"{error.label}{one_line(original_message(error))}", file=sys.stderr)
         return error.exit_code
     except ArgumentError as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)

@@ -1,0 +1,63 @@
+"""`metrics.csv`: one row per epoch, none missing and none twice, however often the run was stopped."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from yolo_lite.utils.files import replacing
+
+FILE_NAME = "metrics.csv"
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a metrics file; none if there is no file."""
+    if not path.is_file():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class MetricsFile(L.Callback):
+    """Write the file anew after each epoch, before the checkpoint of that epoch.
+
+    A run that is killed in between has a row more than checkpoints; on resume, rows from the epoch on that is trained
+    again are dropped.
+    """
+
+    def __init__(self) -> None:
+        self._path = Path()
+        self._rows: list[dict[str, Any]] = []
+        self._scored = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._path = Path(trainer.log_dir or trainer.default_root_dir) / FILE_NAME
+        self._rows = [dict(row) for row in read_rows(self._path) if int(row["epoch"]) < trainer.current_epoch]
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._scored = not trainer.sanity_checking
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        scored, self._scored = self._scored, False
+        if not trainer.is_global_zero:
+            return
+        row: dict[str, Any] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        kinds = ("train/", "time/", "val/") if scored else ("train/", "time/")  # an earlier epoch's scores linger
+        row |= {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(kinds)}
+        self._rows.append(row)
+        self._write()
+
+    def _write(self) -> None:
+        names = list(dict.fromkeys(name for row in self._rows for name in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(self._path) as file:
+            file.write(text.getvalue().encode())
