@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.data.transforms import AugmentConfig
+from yolo_lite.training.batch_size import AutoBatchSize
 from yolo_lite.training.callbacks import (
     EpochLine,
     EpochMeans,
@@ -41,6 +42,7 @@ from yolo_lite.utils.runs import RunFolder, reserve_version
 log = logging.getLogger(__name__)
 
 RUNS_DIR = "runs"
+DATA_STATE = DetectionDataModule.__qualname__  # where Lightning keeps the data module's state
 
 
 def trainer_defaults() -> dict[str, Any]:
@@ -57,6 +59,7 @@ def trainer_defaults() -> dict[str, Any]:
         # before they are printed and written, the row of an epoch before its checkpoint, the best one before the last
         # one, which holds the score to beat.
         "callbacks": [
+            AutoBatchSize(),
             NominalBatch(),
             StopSignals(),
             NonFiniteGuard(),
@@ -152,6 +155,8 @@ class TrainCLI(LightningCLI):
         if is_finished(checkpoint, config.trainer.max_epochs, config.trainer.max_steps):
             ended = f"{path} has finished its {config.trainer.max_epochs} epochs: raise --trainer.max_epochs to go on"
             raise FinishedError(ended) if config.ckpt_path == LAST else UserError(ended)
+        if self.checked_data.batch_size == "auto" and (position := checkpoint.get(DATA_STATE)):
+            self.checked_data.batch_size = config.data.batch_size = position["batch_size"]  # of the run's epochs so far
         if is_main_process():
             log.info("going on from %s, step %d", path, checkpoint["global_step"])
         return Resume.of(path, checkpoint, self.home)

@@ -6,7 +6,7 @@ import math
 import os
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import lightning as L
@@ -48,7 +48,8 @@ class DetectionDataModule(L.LightningDataModule):
     Args:
         root: folder of the data; None generates and uses the embedded shapes in datasets/shapes.
         image_size: side of the square network input, pixels, a multiple of 32.
-        batch_size: images per process and step.
+        batch_size: images per process and step; auto (train.py only): the most that the memory holds, at most the
+            nominal batch over all processes.
         num_workers: loader processes; None: one per core, at most 8.
         cache: keep decoded images in memory shared by the workers: ram, none, or auto (where they fit easily).
         augment: strength of the training augmentation.
@@ -66,7 +67,7 @@ class DetectionDataModule(L.LightningDataModule):
         self,
         root: Path | str | None = None,
         image_size: int = 640,
-        batch_size: int = 16,
+        batch_size: int | Literal["auto"] = 16,
         num_workers: int | None = None,
         cache: Cache = "auto",
         augment: AugmentConfig = AugmentConfig(),  # noqa: B008 (frozen)
@@ -84,7 +85,7 @@ class DetectionDataModule(L.LightningDataModule):
         if image_size < STRIDE or image_size % STRIDE:
             near = max(1, round(image_size / STRIDE)) * STRIDE
             raise UserError(f"data.image_size={image_size} is not a multiple of {STRIDE}: use {near}")
-        if batch_size < 1:
+        if batch_size != "auto" and batch_size < 1:
             raise UserError(f"data.batch_size={batch_size}: give at least 1")
         if num_workers is not None and num_workers < 0:
             raise UserError(f"data.num_workers={num_workers}: give at least 0")
@@ -92,7 +93,7 @@ class DetectionDataModule(L.LightningDataModule):
             raise UserError(f"data.max_bad_images={max_bad_images}: give a share from 0 to 1")
         self.root = None if root is None else Path(root)
         self.image_size = image_size
-        self.batch_size = batch_size
+        self.batch_size: int | Literal["auto"] = batch_size
         self.num_workers = min(MAX_WORKERS, os.cpu_count() or 1) if num_workers is None else num_workers
         self.cache: Cache = cache
         self.augment = augment
@@ -124,12 +125,23 @@ class DetectionDataModule(L.LightningDataModule):
         check_same_classes(self.index("train"), self.index("val"))
         return self.index("train").class_names
 
+    @property
+    def images_per_batch(self) -> int:
+        """The batch size, by now a number.
+
+        Raises:
+            UserError: it is still to be found.
+        """
+        if self.batch_size == "auto":
+            raise UserError("data.batch_size=auto is resolved by train.py alone: give a number")
+        return self.batch_size
+
     def train_dataloader(self) -> DataLoader[Sample]:
         trainer = self.trainer
         assert trainer is not None
         source = ImageSource(self.index("train"), self.image_size, self.cache)
         rank, processes = trainer.global_rank, trainer.world_size
-        sampler = TrainSampler(len(source.index), self.seed, rank, processes, self.batch_size)
+        sampler = TrainSampler(len(source.index), self.seed, rank, processes, self.images_per_batch)
         # Lightning asks for the loader, and starts its workers, before it restores its own counters.
         epoch, batches_done = self.resumed_position(len(source.index), processes)
         sampler.set_epoch(epoch)
@@ -148,7 +160,7 @@ class DetectionDataModule(L.LightningDataModule):
         return {
             "epoch": epochs.processed,
             "batches_done": done if done < trainer.num_training_batches else 0,
-            "batch_size": self.batch_size,
+            "batch_size": self.images_per_batch,
             "processes": trainer.world_size,
             "images": len(self.index("train")),
         }
@@ -165,7 +177,7 @@ class DetectionDataModule(L.LightningDataModule):
         before, self._resumed = self._resumed, None
         if before is None:
             return 0, 0
-        now = {"batch_size": self.batch_size, "processes": processes, "images": num_images}
+        now = {"batch_size": self.images_per_batch, "processes": processes, "images": num_images}
         for name, value in now.items():
             if before["batches_done"] and before[name] != value:
                 raise UserError(
@@ -185,7 +197,7 @@ class DetectionDataModule(L.LightningDataModule):
         """A loader with persistent workers."""
         return DataLoader(
             dataset,
-            batch_size=self.batch_size,
+            batch_size=self.images_per_batch,
             sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=collate,

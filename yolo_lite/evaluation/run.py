@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ArgumentParser
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -17,9 +17,11 @@ from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.training.callbacks import check_classes
 from yolo_lite.training.metrics import CocoScores, format_score
 from yolo_lite.training.module import DetectionModule
-from yolo_lite.training.trainer import silent_trainer
+from yolo_lite.training.trainer import SILENT, Trainer
 from yolo_lite.utils.checkpoints import read_checkpoint
+from yolo_lite.utils.distributed import follow_parent
 from yolo_lite.utils.errors import UserError
+from yolo_lite.utils.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -27,18 +29,18 @@ log = logging.getLogger(__name__)
 JSON_NAMES = {"map_50_95": "map"}
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> LightningArgumentParser:
     """The arguments of eval.py."""
-    parser = ArgumentParser(
+    parser = LightningArgumentParser(
         prog="eval.py", description="Score a checkpoint with COCO's 12 numbers.", exit_on_error=False
     )
     parser.add_argument("--checkpoint", type=str, required=True, help="checkpoint written by train.py")
     parser.add_argument("--split", type=Literal["train", "val", "test"], default="val", help="which images")
     parser.add_argument("--json", type=str | None, default=None, help="write the numbers to this file")
-    parser.add_argument("--accelerator", type=str, default="auto", help="cpu, gpu, ... as the Trainer's")
-    parser.add_argument("--devices", type=int | str, default=1, help="how many of them")
+    parser.add_lightning_class_args(Trainer, "trainer", required=False)
+    parser.set_defaults({f"trainer.{name}": value for name, value in SILENT.items()})
     skip = {"augment", "seed", "image_size"}
-    parser.add_class_arguments(DetectionDataModule, "data", skip=skip)
+    parser.add_class_arguments(DetectionDataModule, "data", skip=skip, instantiate=False)
     parser.add_argument("--data.image_size", type=int | None, default=None, help="pixels; default: as trained")
     return parser
 
@@ -49,7 +51,9 @@ def evaluate(args: list[str]) -> None:
     Raises:
         UserError: checkpoint or data are not what they should be.
     """
-    config = build_parser().parse_args(args)
+    follow_parent()
+    parser = build_parser()
+    config = parser.parse_args(args)
     path = Path(config.checkpoint)
     read_checkpoint(path)
     target = Path(config.json) if config.json else None
@@ -63,7 +67,10 @@ def evaluate(args: list[str]) -> None:
     data = DetectionDataModule(**settings)
     data.eval_split = config.split
     check_classes(module.class_names, data.eval_index.class_names)
-    trainer = silent_trainer(accelerator=config.accelerator, devices=config.devices)
+    try:
+        trainer = Trainer(**parser.instantiate_classes(config).trainer)
+    except (MisconfigurationException, ValueError) as error:
+        raise UserError(str(error)) from error
     trainer.validate(module, datamodule=data, verbose=False)
     assert module.scores is not None
     if trainer.is_global_zero:
@@ -95,6 +102,5 @@ def write_json(path: Path, scores: CocoScores, facts: dict[str, Any]) -> None:
     """All numbers, written at once or not at all."""
     numbers = {JSON_NAMES.get(name, name): value for name, value in scores.numbers.items()}
     content = {**numbers, "ap_per_class": scores.per_class, "num_images": scores.num_images, **facts}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
+    with replacing(path) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())

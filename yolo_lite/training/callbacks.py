@@ -29,7 +29,7 @@ class NominalBatch(L.Callback):
         if stage != "fit" or given:
             return
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        images = datamodule.batch_size * trainer.world_size
+        images = datamodule.images_per_batch * trainer.world_size
         trainer.accumulate_grad_batches = max(1, round(pl_module.hparams["nominal_batch"] / images))
 
 

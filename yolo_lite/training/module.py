@@ -214,7 +214,7 @@ class DetectionModule(L.LightningModule):
 
     def images_per_step(self) -> int:
         """Images that contribute to an optimiser step."""
-        batch_size = getattr(self.trainer.datamodule, "batch_size", None) or self.hparams.nominal_batch  # type: ignore[attr-defined]
+        batch_size = getattr(self.trainer.datamodule, "images_per_batch", None) or self.hparams.nominal_batch  # type: ignore[attr-defined]
         return batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -7,8 +7,10 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.accelerators import CUDAAccelerator
 
 from yolo_lite.training.checkpoints import WholeCheckpointIO
+from yolo_lite.utils.errors import UserError
 
 # No bf16-true or 16-true: pixel coordinates above 256 do not fit their 8 or 11 bits.
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
@@ -53,6 +55,8 @@ class Trainer(L.Trainer):
             plugins=plugins,
             **kwargs,
         )
+        if kwargs.get("sync_batchnorm") and not isinstance(self.accelerator, CUDAAccelerator):
+            raise UserError("trainer.sync_batchnorm=true: PyTorch has it for CUDA devices only; leave it out")
         # With several processes Lightning asks rank 0 before every step whether it got SIGTERM, and waits for the
         # answer, so for all work of the device. Our steps carry the question along (StopSignals).
         self.fit_loop.epoch_loop._broadcast_sigterm_tensor = ask_nobody  # type: ignore[method-assign]
@@ -62,14 +66,18 @@ def ask_nobody() -> None:
     """In place of a question that our steps carry along."""
 
 
+# Of a trainer that writes and shows nothing, for scoring: in float32, where a checkpoint scores the same everywhere.
+SILENT: dict[str, Any] = {
+    "precision": "32-true",
+    "devices": 1,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+}
+
+
 def silent_trainer(**options: Any) -> Trainer:
-    """A trainer in float32 that writes and shows nothing: for scoring. Options as `Trainer`'s; they win."""
-    silent: dict[str, Any] = {
-        "precision": "32-true",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "use_distributed_sampler": False,
-    }
-    return Trainer(**(silent | options))
+    """A trainer with the settings of `SILENT`. Options as `Trainer`'s; they win."""
+    return Trainer(**(SILENT | options))
