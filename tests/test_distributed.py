@@ -61,7 +61,7 @@ class WriteScores(L.Callback):
         self.target = target
         self.seen: list[int] = []
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """BatchNorm statistics that differ from rank to rank, as after an epoch of training."""
         with torch.no_grad():
             for name, buffer in pl_module.named_buffers():
