@@ -140,6 +140,25 @@ def test_a_failure_in_scoring_reaches_every_process(tmp_path: Path, make_coco: A
         score(root, tmp_path / "two", 2)
 
 
+def test_detections_are_gathered_and_scored_once(tmp_path: Path, make_coco: Any, monkeypatch: Any) -> None:
+    """However many batches and processes: one gathering, one evaluation, on one of the processes."""
+    log = tmp_path / "calls"
+
+    def counted(name: str, function: Any) -> Any:
+        def call(*given: Any, **options: Any) -> Any:
+            with open(log, "a") as file:
+                file.write(f"{name} {torch.distributed.get_rank()}\n")
+            return function(*given, **options)
+
+        return call
+
+    for target in ("yolo_lite.training.metrics.score_detections", "torch.distributed.gather_object"):
+        module, name = target.rsplit(".", 1)
+        monkeypatch.setattr(target, counted(name, getattr(sys.modules[module], name)))
+    score(make_coco(tmp_path / "data", num_val=10), tmp_path / "two", 2)
+    assert sorted(log.read_text().splitlines()) == ["gather_object 0", "gather_object 1", "score_detections 0"]
+
+
 class Gradients(L.Callback):
     """Keeps BatchNorm still and writes the gradient of every step, and the loss as reported."""
 

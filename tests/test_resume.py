@@ -117,3 +117,18 @@ def test_stop_and_resume_equals_straight(
     assert [int(row["epoch"]) for row in metrics(tmp_path)] == list(range(EPOCHS))
     best = [torch.load(f / "run/version_0/checkpoints/best.ckpt", weights_only=True) for f in (tmp_path, expected)]
     assert_equal(best[0]["state_dict"], best[1]["state_dict"])
+
+
+def test_ranks_have_the_same_weights_and_other_images(straight: tuple[int, Path]) -> None:
+    """From the first step on: initial weights, average, losses; every image of an epoch is on one rank only."""
+    processes, folder = straight
+    if processes == 1:
+        pytest.skip("needs two")
+    one, other = (steps(folder, rank) for rank in range(2))
+    for a, b in zip(one, other, strict=True):
+        assert (a["weights"], a["losses"]) == (b["weights"], b["losses"])
+        assert not {*a["images"]} & {*b["images"]}
+        assert a["pixels"] != b["pixels"]
+    averages = [torch.load(folder / "record" / f"average_rank{rank}.pt", weights_only=True) for rank in range(2)]
+    assert_equal(averages[0], averages[1])
+    assert_equal(dict(averages[0]), dict(checkpoint(folder)["state_dict"]))

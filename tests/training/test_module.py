@@ -116,6 +116,64 @@ def test_nominal_batch_with_lightnings_own_trainer(data: DetectionDataModule, gi
     assert trainer.accumulate_grad_batches == (2 if given == 1 else given)
 
 
+class WindowGradients(L.Callback):
+    """Compares the gradient of every optimiser step with the sum over the images of its window, computed anew."""
+
+    def __init__(self) -> None:
+        self.window: list[Any] = []
+        self.images: list[int] = []
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for module in pl_module.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eval()
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.window.append(batch)
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: Any) -> None:
+        parameters = [p for p in pl_module.parameters() if p.grad is not None]
+        total = sum(pl_module.loss(pl_module(b.images), b.targets).total * len(b) for b in self.window)
+        expected = torch.autograd.grad(total, parameters)
+        for parameter, gradient in zip(parameters, expected, strict=True):
+            assert torch.allclose(parameter.grad, gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))
+        self.images.append(sum(len(batch) for batch in self.window))
+        self.window = []
+
+
+def test_the_incomplete_last_window_counts_its_images(tmp_path: Path, make_coco) -> None:  # type: ignore[no-untyped-def]
+    """Seven images in batches of two, two batches a step: steps of four and of three images, the last batch of one."""
+    root = make_coco(tmp_path / "data", num_train=7, boxes_per_image=2)
+    seven = DetectionDataModule(root, image_size=64, batch_size=2, num_workers=0, cache="none")
+    watcher = WindowGradients()
+    torch.manual_seed(0)
+    module = DetectionModule("yolov8n", seven.check(), image_size=64)
+    trainer = silent_trainer(
+        accelerator="cpu", max_epochs=2, accumulate_grad_batches=2, limit_val_batches=0, callbacks=[watcher]
+    )
+    trainer.fit(module, datamodule=seven)
+    assert watcher.images == [4, 3, 4, 3]
+    assert trainer.global_step == 4
+    assert trainer.lr_scheduler_configs[0].scheduler.last_epoch == 4  # warm-up and decay count optimiser steps
+    assert trainer.lr_scheduler_configs[0].scheduler.total_steps == 4
+
+
+@pytest.mark.parametrize(("optimizer", "factor"), [("adamw", 2.0), ("sgd", 1.0)])
+def test_learning_rate_follows_the_batch(optimizer: str, factor: float) -> None:
+    """At four times the nominal batch: SGD's gradient is a sum and grows by itself, Adam's step does not."""
+    module = DetectionModule("yolov8n", ["a"], image_size=64, optimizer=optimizer, lr=0.01, nominal_batch=8)  # type: ignore[arg-type]
+    trainer: Any = SimpleNamespace(
+        accumulate_grad_batches=1,
+        world_size=4,
+        num_training_batches=10,
+        estimated_stepping_batches=100,
+        datamodule=SimpleNamespace(images_per_batch=8),
+    )
+    module.trainer = trainer
+    configured: Any = module.configure_optimizers()
+    assert configured["lr_scheduler"]["scheduler"].base_lrs[0] == pytest.approx(0.01 * factor)
+
+
 def test_every_trainable_parameter_is_in_one_group() -> None:
     module = DetectionModule("yolov8n-lite", ["a"], image_size=64)
     groups = parameter_groups(module.model, 5e-4)
