@@ -33,6 +33,7 @@ def set_up_logging() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*Experiment logs directory .* exists and is not empty.*",
         ".*lr_scheduler.step.*before.*optimizer.step.*",
+        ".*It is recommended to use `self.log.*sync_dist.*",  # what we log is equal on all processes, or rank 0's own
         ".*your dataloader is not resumable.*",  # the data module keeps its position
     ):
         warnings.filterwarnings("ignore", pattern)
