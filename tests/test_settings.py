@@ -66,7 +66,7 @@ def rates(module: DetectionModule) -> list[tuple[Any, ...]]:
         num_training_batches=10,
         accumulate_grad_batches=1,
         world_size=1,
-        datamodule=SimpleNamespace(batch_size=8),
+        datamodule=SimpleNamespace(images_per_batch=8),
     )
     configured: Any = module.configure_optimizers()
     optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
