@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from yolo_lite.data.datamodule import planned_epochs
 from yolo_lite.data.types import Batch
 from yolo_lite.training.report import TERMS
 from yolo_lite.utils.console import clock
@@ -143,8 +144,8 @@ class EpochLine(L.Callback):
             return
         values = trainer.callback_metrics
         losses = " ".join(f"{n} {float(values[f'train/loss_{n}_epoch']):.3f}" for n in TERMS)
-        total = trainer.max_epochs or 0
         done = trainer.current_epoch + 1
+        total = max(done, planned_epochs(trainer, max(1, trainer.global_step // done)))
         spent = time.monotonic() - self._fit_started
         left = spent / (done - self._first_epoch) * max(0, total - done)
         score = ""

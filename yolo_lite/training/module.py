@@ -209,6 +209,7 @@ class DetectionModule(L.LightningModule):
         optimizer = build_optimizer(self.model, name, lr, p.momentum, p.weight_decay * images / p.nominal_batch)
         if not math.isfinite(total_steps):
             raise UserError("the learning rate schedule needs an end: give --trainer.max_epochs or --trainer.max_steps")
+        self.trainer.fit_loop.setup_data()  # where only steps limit the run, nobody has counted the batches yet
         steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         warmup = min(round(p.warmup_epochs * steps_per_epoch), int(total_steps) // 2)
         scheduler = WarmupDecay(optimizer, int(total_steps), warmup, p.final_lr_fraction, p.schedule, steps_per_epoch)
