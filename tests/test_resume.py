@@ -40,7 +40,10 @@ def run(
     else:
         command += ["--data.num_workers", "0", "--data.batch_size", str(8 // processes)]
         command += ["--trainer.devices", str(processes), "--trainer.strategy", "ddp"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
 
 
 def steps(folder: Path, rank: int = 0) -> list[dict[str, Any]]:
