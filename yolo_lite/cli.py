@@ -14,8 +14,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from yolo_lite.data.augment import AugmentConfig
 from yolo_lite.data.datamodule import DetectionDataModule
-from yolo_lite.data.transforms import AugmentConfig
 from yolo_lite.training.batch_size import AutoBatchSize
 from yolo_lite.training.callbacks import (
     EpochLine,

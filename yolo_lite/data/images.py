@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 
 from yolo_lite.utils.errors import UserError
@@ -92,48 +90,3 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
         return image
     shrinks = height * width < image.shape[0] * image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-
-
-class SharedImageCache:
-    """Decoded and resized images in memory that all worker processes share, filled as they are first used.
-
-    Args:
-        shapes: (N, 2) int height, width of each resized image.
-    """
-
-    def __init__(self, shapes: np.ndarray) -> None:
-        self._shapes = shapes
-        self._offsets = np.concatenate([[0], np.cumsum(shapes.astype(np.int64).prod(axis=1) * 3)])
-        self._pixels = torch.empty(int(self._offsets[-1]), dtype=torch.uint8).share_memory_()
-        self._is_filled = torch.zeros(len(shapes), dtype=torch.uint8).share_memory_()
-
-    @staticmethod
-    def size_in_bytes(shapes: np.ndarray) -> int:
-        """What the cache of such images takes."""
-        return int(shapes.astype(np.int64).prod(axis=1).sum() * 3)
-
-    @staticmethod
-    def room_in_bytes() -> int:
-        """What it may take: half of the free memory, within what the shared-memory file system has."""
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
-        try:
-            with open("/proc/meminfo") as file:
-                available = next(line for line in file if line.startswith("MemAvailable"))
-                free = int(available.split()[1]) * 1024
-        except (OSError, StopIteration):
-            pass
-        shared = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else free
-        return min(free // 2, shared * 9 // 10)
-
-    def _view(self, i: int) -> np.ndarray:
-        height, width = self._shapes[i]
-        return self._pixels[self._offsets[i] : self._offsets[i + 1]].numpy().reshape(height, width, 3)
-
-    def get(self, i: int) -> np.ndarray | None:
-        """The image, not to be written to, or None where it is not there yet."""
-        return self._view(i) if self._is_filled[i] else None
-
-    def put(self, i: int, image: np.ndarray) -> None:
-        """Store; two workers that store the same image at once write the same bytes."""
-        self._view(i)[...] = image
-        self._is_filled[i] = 1
