@@ -17,6 +17,9 @@ from yolo_lite.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
+# Share of the training time; the first epoch, which fills the cache, is not judged.
+MUCH_WAITING = 0.3
+
 
 class NominalBatch(L.Callback):
     """Accumulate gradients until about `nominal_batch` images contributed to an optimiser step.
@@ -96,6 +99,7 @@ class Speed(L.Callback):
         self._waited = 0.0
         self._started = 0.0
         self._step_ended = 0.0
+        self._has_advised = False
         self.images_per_second = 0.0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -122,7 +126,15 @@ class Speed(L.Callback):
         self.images_per_second = self._images / elapsed
         pl_module.log("images_per_second", self.images_per_second, prog_bar=True, logger=False, batch_size=len(batch))
         if batch_idx == trainer.num_training_batches - 1:
-            values = {"time/images_per_second": self.images_per_second, "time/data_wait": self._waited / elapsed}
+            waited = self._waited / elapsed
+            values = {"time/images_per_second": self.images_per_second, "time/data_wait": waited}
+            if waited > MUCH_WAITING and trainer.current_epoch > 0 and not self._has_advised:
+                self._has_advised = True
+                log.warning(
+                    "%.0f %% of the time goes into waiting for data: --data.cache ram or disk, more "
+                    "--data.num_workers, or images that are stored smaller",
+                    100 * waited,
+                )
             pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=len(batch))
 
 
