@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import os
 import subprocess
 import sys
@@ -93,3 +94,15 @@ def test_an_unknown_transform_is_one_line(extra: list[dict[str, dict[str, Any]]]
     with pytest.raises(UserError, match=expected) as caught:
         AugmentConfig(extra=extra)
     assert "\n" not in str(caught.value)
+
+
+def test_colour_jitter_multiplies_and_turns() -> None:
+    """Against the definition, pixel by pixel, in floating point."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    gains = np.array([0.1, -0.4, -0.3])
+    out = jitter_colours(image, gains) / 255
+    for before, after in zip(image.reshape(-1, 3) / 255, out.reshape(-1, 3), strict=True):
+        hue, saturation, value = colorsys.rgb_to_hsv(*before)
+        expected = colorsys.hsv_to_rgb((hue + gains[0]) % 1, saturation * 0.6, value * 0.7)
+        np.testing.assert_allclose(after, expected, atol=0.03)
