@@ -149,8 +149,9 @@ class Augmenter:
         if use_mosaic and rng.random() < config.mixup:
             drawn = mixup(drawn, self.compose(pick(), rng, use_mosaic, size, pick), rng)
         image, boxes, labels = drawn
-        if rng.random() < config.hsv:
-            image = jitter_colours(image, rng.uniform(-1, 1, 3) * [getattr(config, name) for name in SHARES])
+        strengths = [getattr(config, name) for name in SHARES]
+        if any(strengths) and rng.random() < config.hsv:
+            image = jitter_colours(image, rng.uniform(-1, 1, 3) * strengths)
         drawn = Drawn(image, boxes, labels)
         if rng.random() < config.flip:
             drawn = flip(drawn, horizontally=True)
