@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
+from yolo_lite.data.decoding import DEEP_MODES, DEEP_PIXELS, decode_image
 from yolo_lite.utils.errors import UserError
 
 # The last marker of a complete file; writers may append a little after it.
@@ -43,6 +45,8 @@ def inspect_image(path: Path) -> tuple[int, int] | ImageProblem:
             # Where no EXIF came with the header, a PNG's getexif() would decode the whole file to look behind it.
             if "exif" in image.info and image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8):
                 width, height = height, width
+            if image.mode in DEEP_MODES:
+                return ImageProblem(path, DEEP_PIXELS)
             marker = END_MARKERS.get(image.format or "")
             if marker is None:
                 image.load()
@@ -60,8 +64,14 @@ def inspect_image(path: Path) -> tuple[int, int] | ImageProblem:
     return height, width
 
 
+def inspect_images(paths: list[Path]) -> list[tuple[int, int] | ImageProblem]:
+    """`inspect_image` of each, in order."""
+    with ThreadPoolExecutor(max_workers=8) as pool:  # the files may lie on a network disk
+        return list(pool.map(inspect_image, paths, chunksize=64))
+
+
 def read_image(path: Path) -> np.ndarray:
-    """Decode to (H, W, 3) uint8 RGB, upright.
+    """Decode to (H, W, 3) uint8 RGB, upright, as `decode_image` describes.
 
     Raises:
         UserError: it cannot be decoded.
@@ -70,13 +80,9 @@ def read_image(path: Path) -> np.ndarray:
         data = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise UserError(f"cannot read image {path}: {error.strerror}") from None
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) else None
-    if image is not None:
-        return image
-    try:  # formats that OpenCV was built without
-        with Image.open(path) as picture:
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except Exception as error:
+    try:
+        return decode_image(data)
+    except Exception as error:  # PIL raises what its plug-ins raise
         raise UserError(f"cannot decode image {path}: {error}") from None
 
 
