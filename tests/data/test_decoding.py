@@ -142,7 +142,9 @@ def test_cmyk_that_is_turned(tmp_path: Path) -> None:
     assert difference(read(tmp_path / "image.jpg"), smooth()) < 6
 
 
-@pytest.mark.parametrize(("mode", "suffix"), [("L", ".jpg"), ("L", ".png"), ("1", ".png"), ("1", ".tif"), ("P", ".gif")])
+@pytest.mark.parametrize(
+    ("mode", "suffix"), [("L", ".jpg"), ("L", ".png"), ("1", ".png"), ("1", ".tif"), ("P", ".gif")]
+)
 def test_grey_bits_and_palettes(tmp_path: Path, mode: str, suffix: str) -> None:
     path = tmp_path / f"image{suffix}"
     Image.fromarray(smooth()).convert(mode).save(path)

@@ -35,7 +35,7 @@ def decode_image(data: np.ndarray) -> np.ndarray:
     # A look at the frame costs microseconds, Pillow's at the header 80 of the 2,400 that decoding 640x480 pixels takes.
     if start == JPEG_START and jpeg_components(data) in (1, 3):
         return decode_with_opencv(data)
-    with Image.open(io.BytesIO(data)) as picture:
+    with Image.open(io.BytesIO(data.tobytes())) as picture:
         if picture.format in SAME_IN_OPENCV and picture.mode in ("L", "RGB") and "transparency" not in picture.info:
             return decode_with_opencv(data)
         # Adobe stores CMYK inverted and says so by its marker. Pillow takes every CMYK JPEG for one of Adobe's.

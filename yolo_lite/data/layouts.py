@@ -59,7 +59,7 @@ def candidates(root: Path, split: Split) -> list[SplitSource]:
     return found
 
 
-IMAGE_SUFFIXES = frozenset(".avif .bmp .gif .heic .heif .jpeg .jpg .mpo .png .tif .tiff .webp".split())
+IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp")
 YAML_SUFFIXES = (".yaml", ".yml")
 
 
@@ -164,7 +164,9 @@ def find_split(root: Path, split: Split, annotations: Path | None = None, image_
     else:
         source = discover(root, split)
     if image_dir is not None and source.format != "coco":
-        raise UserError(f"--data.{split}_images goes with COCO annotations; {source.annotations} names its images itself")
+        raise UserError(
+            f"--data.{split}_images goes with COCO annotations; {source.annotations} names its images itself"
+        )
     if image_dir is not None:
         folder = root / image_dir
         if not folder.is_dir():
@@ -188,7 +190,9 @@ def discover(root: Path, split: Split) -> SplitSource:
     if not has_coco:
         source = find_other_format(root, split)
     elif yaml is not None or (root / "ImageSets").is_dir():
-        say_once(f"{root} holds COCO annotations and {yaml.name if yaml else 'ImageSets'}: the COCO annotations are read")
+        say_once(
+            f"{root} holds COCO annotations and {yaml.name if yaml else 'ImageSets'}: the COCO annotations are read"
+        )
     if source is not None:
         return source
     looked = ", ".join(str(p.annotations.relative_to(root)) for p in places)

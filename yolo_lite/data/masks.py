@@ -1,7 +1,7 @@
 """Boxes and areas from COCO segmentations, for annotations that have no box.
 
-Polygons are `[[x0, y0, x1, y1, ...], ...]` in pixels; RLE is `{"size": [height, width], "counts": ...}`, column by column,
-with counts as COCO's compressed text or as a list.
+Polygons are `[[x0, y0, x1, y1, ...], ...]` in pixels. RLE is `{"size": [height, width], "counts": ...}`: the lengths of
+runs down the columns, as a list or as COCO's compressed text.
 """
 
 from __future__ import annotations

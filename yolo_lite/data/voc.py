@@ -125,7 +125,7 @@ def list_annotations(source: Path) -> dict[str, Path]:
             continue
         path = folder / f"{name}.xml"
         if not is_file(path):
-            raise UserError(f"{source}:{number}: no {path}; an image without objects has a file without <object>")
+            raise UserError(f"{source}:{number}: no {folder.name}/{name:.80}.xml; without objects it has no <object>")
         repeated += name in found
         found[name] = path
     if repeated:
@@ -230,7 +230,7 @@ def read_size(root: ElementTree.Element) -> tuple[int, int] | None:
         height, width = (int(root.findtext(f"size/{side}") or "") for side in ("height", "width"))
     except ValueError:
         return None
-    return (height, width) if 1 <= min(height, width) and max(height, width) <= MAX_COORDINATE else None
+    return (height, width) if height >= 1 and width >= 1 and max(height, width) <= MAX_COORDINATE else None
 
 
 def read_object(item: ElementTree.Element, where: str) -> VocObject:

@@ -215,7 +215,9 @@ def locate(place: str, path: Path, base: str, key: str) -> Path:
     for found in tried:
         if exists(found):
             return found
-    raise UserError(f"{path}: {key} names {shorten(place)}, which is not there (looked for {', '.join(map(str, tried))})")
+    raise UserError(
+        f"{path}: {key} names {shorten(place)}, which is not there (looked for {', '.join(map(str, tried))})"
+    )
 
 
 def exists(path: Path) -> bool:
