@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 BACKGROUND = 114  # the grey of the letterbox
+MAX_PIXELS = 2**30  # as in OpenCV; the header of a damaged file may ask for any amount of memory
 DEEP_MODES = ("I", "F")
 DEEP_PIXELS = "pixels of 32 bits, whose black and white nobody knows: save it with 8 or 16"
 # Formats that OpenCV decodes as Pillow does, faster, where the pixels are grey or RGB.
@@ -38,6 +39,8 @@ def decode_image(data: np.ndarray) -> np.ndarray:
     with Image.open(io.BytesIO(data.tobytes())) as picture:
         if picture.format in SAME_IN_OPENCV and picture.mode in ("L", "RGB") and "transparency" not in picture.info:
             return decode_with_opencv(data)
+        if picture.width * picture.height > MAX_PIXELS:
+            raise ValueError(f"{picture.width}x{picture.height} are more than 2^30 pixels")
         # Adobe stores CMYK inverted and says so by its marker. Pillow takes every CMYK JPEG for one of Adobe's.
         is_inverted = start == JPEG_START and picture.mode == "CMYK" and "adobe" not in picture.info
         upright = ImageOps.exif_transpose(picture)

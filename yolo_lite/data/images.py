@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from yolo_lite.data.decoding import DEEP_MODES, DEEP_PIXELS, decode_image
+from yolo_lite.data.decoding import DEEP_MODES, DEEP_PIXELS, MAX_PIXELS, decode_image
 from yolo_lite.utils.errors import UserError
 
 # The last marker of a complete file; writers may append a little after it.
@@ -45,6 +45,8 @@ def inspect_image(path: Path) -> tuple[int, int] | ImageProblem:
             # Where no EXIF came with the header, a PNG's getexif() would decode the whole file to look behind it.
             if "exif" in image.info and image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8):
                 width, height = height, width
+            if width * height > MAX_PIXELS:
+                return ImageProblem(path, f"{width}x{height} are more than 2^30 pixels")
             if image.mode in DEEP_MODES:
                 return ImageProblem(path, DEEP_PIXELS)
             marker = END_MARKERS.get(image.format or "")
