@@ -11,7 +11,7 @@ import io
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 
 BACKGROUND = 114  # the grey of the letterbox
 MAX_PIXELS = 2**30  # as in OpenCV; the header of a damaged file may ask for any amount of memory
@@ -45,7 +45,7 @@ def decode_image(data: np.ndarray) -> np.ndarray:
         is_inverted = start == JPEG_START and picture.mode == "CMYK" and "adobe" not in picture.info
         upright = ImageOps.exif_transpose(picture)
         if is_inverted:
-            upright = Image.fromarray(255 - np.asarray(upright), "CMYK")
+            upright = ImageChops.invert(upright)
         return np.ascontiguousarray(to_rgb(upright))
 
 

@@ -112,11 +112,11 @@ def find_other_format(root: Path, split: Split) -> SplitSource | None:
         UserError: YOLO labels without data.yaml.
     """
     yaml = find_yaml(root)
-    voc = find_voc(root, split)
     if yaml is not None:
-        if voc is not None:
+        if any(map(is_voc, voc_candidates(root, split))):
             say_once(f"{root} holds {yaml.name} and VOC annotations: {yaml.name} is read")
         return SplitSource(yaml, (), "yolo")
+    voc = find_voc(root, split)
     if voc is not None:
         return voc
     for labels in (root / "labels", *(root / name / "labels" for name in ALIASES[split])):

@@ -18,10 +18,10 @@ import numpy as np
 
 from yolo_lite.data.build import Rows, build_index
 from yolo_lite.data.coco import MAX_COORDINATE
+from yolo_lite.data.data_yaml import exists, read_text
 from yolo_lite.data.images import ImageProblem, inspect_image
 from yolo_lite.data.index import DetectionIndex
 from yolo_lite.data.layouts import ALIASES, list_images
-from yolo_lite.data.yolo_txt import read_text
 from yolo_lite.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -119,26 +119,18 @@ def list_annotations(source: Path) -> dict[str, Path]:
     repeated = 0
     for number, line in enumerate((read_text(source) or "").split("\n"), start=1):
         name = line.strip()
-        if name and not is_file(folder / f"{name}.xml"):
+        if name and not exists(folder / f"{name}.xml"):
             name = name.rsplit(maxsplit=1)[0]  # lists of one class have 1, 0 or -1 in a second column
         if not name:
             continue
         path = folder / f"{name}.xml"
-        if not is_file(path):
+        if not exists(path):
             raise UserError(f"{source}:{number}: no {folder.name}/{name:.80}.xml; without objects it has no <object>")
         repeated += name in found
         found[name] = path
     if repeated:
         log.warning("%s: %d images are listed twice and used once", source, repeated)
     return found
-
-
-def is_file(path: Path) -> bool:
-    """It is there; names that the file system does not take are not."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
 
 
 def read_class_names(source: Path, annotations: list[VocAnnotation]) -> list[str]:
@@ -197,7 +189,7 @@ def find_images(image_dir: Path, names: list[str], annotations: list[VocAnnotati
         stated = annotation.file_name or f"{name}.jpg"
         same_stem = by_stem.get(name, [])
         found.append(stated if stated in same_stem or not same_stem else same_stem[0])
-    if not any(is_file(image_dir / name) for name in found):
+    if not any(exists(image_dir / name) for name in found):
         raise UserError(f"{source}: no image {found[0]!r:.80} nor any other listed in {image_dir}")
     return found
 
