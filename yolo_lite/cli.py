@@ -125,7 +125,8 @@ class TrainCLI(LightningCLI):
         names = self.checked_data.check()
         check_classes(config.model.class_names or names, names)
         config.model.class_names = names
-        data_name = self.checked_data.root.resolve().name if self.checked_data.root is not None else "shapes"
+        root = self.checked_data.root.resolve() if self.checked_data.root is not None else Path("shapes")
+        data_name = root.parent.name if root.is_file() else root.name  # a data.yaml has the name of its folder
         self.home = None if config.name is None and config.runs_dir == RUNS_DIR else Path(config.runs_dir)
         config.name = config.name or f"{config.model.variant}-{data_name}"
         if self.home is not None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from yolo_lite.data.coco import read_coco, visible_boxes
-from yolo_lite.data.images import ImageProblem, inspect_image
+from yolo_lite.data.images import ImageProblem, inspect_images
 from yolo_lite.data.index import DetectionIndex
 from yolo_lite.data.layouts import Split, find_split, pick_image_dir
+from yolo_lite.data.voc import read_voc
+from yolo_lite.data.yolo_txt import read_yolo
 from yolo_lite.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -29,26 +30,41 @@ def open_split(
     """Find, parse and check one split.
 
     Args:
-        root: the data set's folder.
+        root: the data set's folder, or its data.yaml.
         split: which one.
         annotations: its annotation file, if it is not where it is looked for.
         image_dir: its image folder, likewise.
         max_bad_images: share of unusable images that is tolerated; they are left out and named.
 
     Raises:
-        UserError: the split is not there, is not COCO, or too many of its images are unusable.
+        UserError: the split is not there, is not what its format asks for, or too many of its images are unusable.
     """
     source = find_split(root, split, annotations, image_dir)
+    if source.format == "yolo":
+        index, inspected = read_yolo(source.annotations, split)
+        return drop_bad_images(index, max_bad_images, inspected)
+    if source.format == "voc":
+        return drop_bad_images(read_voc(source.annotations, source.image_dirs[0]), max_bad_images)
     index = read_coco(source.annotations, source.image_dirs[0])
     names = [index.file_names[i] for i in range(len(index))]
     index.image_dir = pick_image_dir(source, names)
     return drop_bad_images(index, max_bad_images)
 
 
-def drop_bad_images(index: DetectionIndex, max_bad_images: float) -> DetectionIndex:
-    """The index without unusable images, with the sizes that the files really have."""
-    with ThreadPoolExecutor(max_workers=8) as pool:  # the files may lie on a network disk
-        results = list(pool.map(lambda i: inspect_image(index.path(i)), range(len(index)), chunksize=64))
+def drop_bad_images(
+    index: DetectionIndex, max_bad_images: float, inspected: list[tuple[int, int] | ImageProblem] | None = None
+) -> DetectionIndex:
+    """The index without unusable images, with the sizes that the files really have.
+
+    Args:
+        index: the split.
+        max_bad_images: share of unusable images that is tolerated.
+        inspected: what `inspect_images` said of them; None: ask it.
+
+    Raises:
+        UserError: there are more.
+    """
+    results = inspect_images([index.path(i) for i in range(len(index))]) if inspected is None else inspected
     problems = [result for result in results if isinstance(result, ImageProblem)]
     if problems:
         named = ", ".join(map(str, problems[:NAMED_PROBLEMS]))

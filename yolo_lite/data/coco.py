@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from yolo_lite.data.index import DetectionIndex, PackedStrings
+from yolo_lite.data.masks import with_box
 from yolo_lite.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -173,7 +174,8 @@ def read_coco(path: Path, image_dir: Path) -> DetectionIndex:
     areas = np.empty(count, dtype=np.float32)
     is_crowd = np.empty(count, dtype=bool)
     for i, entry in enumerate(annotations):
-        field = Field(entry, f"{path}: annotations[{i}]")
+        where = f"{path}: annotations[{i}]"
+        field = Field(with_box(entry, where), where)
         image_id, category = field.integer("image_id"), field.integer("category_id")
         if image_id not in position:
             raise UserError(f"{field.where}: image_id {image_id} is not in 'images'")

@@ -73,7 +73,7 @@ class ImageSource:
         if cached is not None:
             return cached
         height, width = self.shapes[i].tolist()
-        image = resize_image(read_image(self.index.path(i)), height, width)
+        image = resize_image(read_image(self.index.path(i), self.image_size), height, width)
         if self._cache is not None:
             self._cache.put(i, image)
         elif self._capacity:

@@ -1,15 +1,17 @@
-"""Image files: a quick check of the file, decoding to upright RGB, the shared cache."""
+"""Image files: a quick check of the file, decoding to upright RGB, resizing."""
 
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from yolo_lite.data.decoding import DEEP_MODES, DEEP_PIXELS, MAX_PIXELS, decode_image
 from yolo_lite.utils.errors import UserError
 
 # The last marker of a complete file; writers may append a little after it.
@@ -41,6 +43,10 @@ def inspect_image(path: Path) -> tuple[int, int] | ImageProblem:
             # Where no EXIF came with the header, a PNG's getexif() would decode the whole file to look behind it.
             if "exif" in image.info and image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8):
                 width, height = height, width
+            if width * height > MAX_PIXELS:
+                return ImageProblem(path, f"{width}x{height} are more than 2^30 pixels")
+            if image.mode in DEEP_MODES:
+                return ImageProblem(path, DEEP_PIXELS)
             marker = END_MARKERS.get(image.format or "")
             if marker is None:
                 image.load()
@@ -58,8 +64,18 @@ def inspect_image(path: Path) -> tuple[int, int] | ImageProblem:
     return height, width
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Decode to (H, W, 3) uint8 RGB, upright.
+def inspect_images(paths: list[Path]) -> list[tuple[int, int] | ImageProblem]:
+    """`inspect_image` of each, in order."""
+    with ThreadPoolExecutor(max_workers=8) as pool:  # the files may lie on a network disk
+        return list(pool.map(inspect_image, paths, chunksize=64))
+
+
+def read_image(path: Path, at_least: int | None = None) -> np.ndarray:
+    """Decode to (H, W, 3) uint8 RGB, upright, as `decode_image` describes.
+
+    Args:
+        path: the file.
+        at_least: a JPEG may come out smaller, by 2, 4 or 8, as long as its longer side keeps so many pixels.
 
     Raises:
         UserError: it cannot be decoded.
@@ -68,13 +84,9 @@ def read_image(path: Path) -> np.ndarray:
         data = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise UserError(f"cannot read image {path}: {error.strerror}") from None
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) else None
-    if image is not None:
-        return image
-    try:  # formats that OpenCV was built without
-        with Image.open(path) as picture:
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except Exception as error:
+    try:
+        return decode_image(data, at_least)
+    except Exception as error:  # PIL raises what its plug-ins raise
         raise UserError(f"cannot decode image {path}: {error}") from None
 
 
