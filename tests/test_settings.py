@@ -65,6 +65,7 @@ def rates(module: DetectionModule) -> list[tuple[Any, ...]]:
     module._trainer = SimpleNamespace(  # type: ignore[assignment]
         estimated_stepping_batches=100,
         num_training_batches=10,
+        fit_loop=SimpleNamespace(setup_data=lambda: None),
         accumulate_grad_batches=1,
         world_size=1,
         datamodule=SimpleNamespace(images_per_batch=8),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from yolo_lite.data.augment import AugmentConfig
+from yolo_lite.data.classes import check_classes
 from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.training.batch_size import AutoBatchSize
 from yolo_lite.training.callbacks import (
@@ -23,7 +24,6 @@ from yolo_lite.training.callbacks import (
     NominalBatch,
     SameEverywhere,
     Speed,
-    check_classes,
 )
 from yolo_lite.training.checkpoints import BestCheckpoint, LastCheckpoint, RandomStates
 from yolo_lite.training.ema import WeightEMA
@@ -31,18 +31,18 @@ from yolo_lite.training.metrics_file import MetricsFile
 from yolo_lite.training.module import DetectionModule
 from yolo_lite.training.pictures import PictureLogger
 from yolo_lite.training.progress import ProgressBar
-from yolo_lite.training.resume import LAST, Resume, check_same_run, find_last, is_finished
+from yolo_lite.training.resume import DATA_STATE, LAST, Resume, check_position, check_same_run, find_last, why_finished
 from yolo_lite.training.stopping import NonFiniteGuard, StopSignals
 from yolo_lite.training.trainer import Trainer
 from yolo_lite.utils.checkpoints import read_checkpoint
 from yolo_lite.utils.distributed import is_main_process
 from yolo_lite.utils.errors import FinishedError, UserError
-from yolo_lite.utils.runs import RunFolder, reserve_version
+from yolo_lite.utils.files import replacing
+from yolo_lite.utils.runs import METRICS_NAME, RunFolder, reserve_version
 
 log = logging.getLogger(__name__)
 
 RUNS_DIR = "runs"
-DATA_STATE = DetectionDataModule.__qualname__  # where Lightning keeps the data module's state
 
 
 def trainer_defaults() -> dict[str, Any]:
@@ -117,9 +117,7 @@ class TrainCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Open the data first: it knows the classes, and what is wrong with it shows before anything is built."""
         config = self.config
-        if config.ckpt_path and config.weights:
-            raise UserError("--ckpt_path resumes a run and --weights starts a new one: give one of them")
-        self.initial = read_checkpoint(Path(config.weights)) if config.weights else None
+        self.check_patience()
         settings = config.data.as_dict()
         self.checked_data = DetectionDataModule(**{**settings, "augment": AugmentConfig(**settings["augment"])})
         names = self.checked_data.check()
@@ -133,6 +131,22 @@ class TrainCLI(LightningCLI):
             self.home /= config.name
         self.resume = self.find_resume(names) if config.ckpt_path else None
         config.ckpt_path = str(self.resume.path) if self.resume is not None else None
+        # A run that goes on has weights: those that it started from have done their part.
+        self.initial = read_checkpoint(Path(config.weights)) if config.weights and self.resume is None else None
+
+    def check_patience(self) -> None:
+        """Raises:
+        UserError: nothing would ever be scored that patience could wait for.
+        """
+        trainer = self.config.trainer
+        scored_every = trainer.check_val_every_n_epoch or 1
+        if self.config.patience is not None and (
+            trainer.limit_val_batches == 0 or scored_every > (trainer.max_epochs or math.inf)
+        ):
+            raise UserError(
+                f"patience={self.config.patience} needs validation: limit_val_batches is {trainer.limit_val_batches}, "
+                f"check_val_every_n_epoch {trainer.check_val_every_n_epoch}"
+            )
 
     def find_resume(self, names: list[str]) -> Resume | None:
         """What `--ckpt_path` means: a file, or the newest checkpoint of the run's name; None if it has none yet.
@@ -144,7 +158,7 @@ class TrainCLI(LightningCLI):
         found: tuple[Path, dict[str, Any]] | None
         if config.ckpt_path == LAST:
             runs = Path(config.runs_dir) / config.name
-            found = find_last(runs, is_main_process())
+            found = find_last(runs)
             if found is None:
                 if is_main_process():
                     log.info("no checkpoint in %s yet: a new run", runs)
@@ -153,9 +167,10 @@ class TrainCLI(LightningCLI):
             found = Path(config.ckpt_path), read_checkpoint(Path(config.ckpt_path))
         path, checkpoint = found
         check_same_run(path, checkpoint, config.model, names)
-        if is_finished(checkpoint, config.trainer.max_epochs, config.trainer.max_steps):
-            ended = f"{path} has finished its {config.trainer.max_epochs} epochs: raise --trainer.max_epochs to go on"
-            raise FinishedError(ended) if config.ckpt_path == LAST else UserError(ended)
+        reason = why_finished(checkpoint, config.trainer.max_epochs, config.trainer.max_steps, config.patience)
+        if reason is not None:
+            raise FinishedError(f"{path} {reason}") if config.ckpt_path == LAST else UserError(f"{path} {reason}")
+        check_position(path, checkpoint)
         if self.checked_data.batch_size == "auto" and (position := checkpoint.get(DATA_STATE)):
             self.checked_data.batch_size = config.data.batch_size = position["batch_size"]  # of the run's epochs so far
         if is_main_process():
@@ -189,23 +204,30 @@ class TrainCLI(LightningCLI):
             root, name = (folder.root, folder.name) if folder is not None else (config.runs_dir, config.name)
             kwargs["logger"] = [TensorBoardLogger(root, name, version, default_hp_metric=False, **purge)]
             callbacks.append(LearningRateMonitor("step"))
-        elif not logger and folder is not None:  # checkpoints and config.yaml still have a folder of their own
-            kwargs["default_root_dir"] = str(folder.path)
         given = config.trainer.get("callbacks") or []
         kwargs["callbacks"] = [*(given if isinstance(given, list) else [given]), *callbacks]
         kwargs["enable_progress_bar"] = sys.stderr.isatty() and config.trainer.get("enable_progress_bar") is not False
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        if folder is not None:
+            assert isinstance(trainer, Trainer)
+            trainer.use_run_folder(folder.path)
+        return trainer
 
     def run_folder(self) -> RunFolder | None:
         """Where the run writes: the folder it goes on in, or a new one, which the main process alone knows."""
         if self.resume is not None and self.resume.folder is not None:
             return self.resume.folder
-        if not is_main_process():
-            return None
         config = self.config_init
-        folder = RunFolder(Path(config.runs_dir), config.name, reserve_version(Path(config.runs_dir), config.name))
-        if self.resume is not None and self.resume.metrics.is_file():  # a branch has the history of its trunk
-            shutil.copyfile(self.resume.metrics, folder.path / self.resume.metrics.name)
+        if not is_main_process() or config.trainer.fast_dev_run:
+            return None
+        root, name = Path(config.runs_dir), config.name
+        origin = self.resume.origin if self.resume is not None else None
+        if origin is not None and self.home is None:  # a branch lies beside its trunk
+            root, name = origin.root, origin.name
+        folder = RunFolder(root, name, reserve_version(root, name))
+        if origin is not None and (history := origin.path / METRICS_NAME).is_file():
+            with replacing(folder.path / METRICS_NAME) as file:
+                file.write(history.read_bytes())
         return folder
 
 
@@ -214,10 +236,11 @@ class RunConfig(SaveConfigCallback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         folder = Path(trainer.log_dir or trainer.default_root_dir)
-        taken = len(list(folder.glob("config*.yaml"))) if trainer.is_global_zero else 0
-        resumes = trainer.strategy.broadcast(taken)
-        if resumes:
-            self.config_filename = f"config.resumed_{resumes}.yaml"
+        resumed = [int(path.stem.rpartition("_")[2]) for path in folder.glob("config.resumed_*.yaml")]
+        number = max(resumed, default=0) + 1 if resumed or (folder / self.config_filename).exists() else 0
+        number = trainer.strategy.broadcast(number)
+        if number:
+            self.config_filename = f"config.resumed_{number}.yaml"
         super().setup(trainer, pl_module, stage)
 
 

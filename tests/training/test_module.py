@@ -166,6 +166,7 @@ def test_learning_rate_follows_the_batch(optimizer: str, factor: float) -> None:
         accumulate_grad_batches=1,
         world_size=4,
         num_training_batches=10,
+        fit_loop=SimpleNamespace(setup_data=lambda: None),
         estimated_stepping_batches=100,
         datamodule=SimpleNamespace(images_per_batch=8),
     )

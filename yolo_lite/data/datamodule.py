@@ -188,6 +188,8 @@ class DetectionDataModule(L.LightningDataModule):
             "batch_size": self.images_per_batch,
             "processes": trainer.world_size,
             "images": len(self.index("train")),
+            "seed": self.seed,
+            "batches_per_step": trainer.accumulate_grad_batches,
         }
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
@@ -202,7 +204,9 @@ class DetectionDataModule(L.LightningDataModule):
         before, self._resumed = self._resumed, None
         if before is None:
             return 0, 0
-        now = {"batch_size": self.images_per_batch, "processes": processes, "images": num_images}
+        now = {"batch_size": self.images_per_batch, "processes": processes, "images": num_images, "seed": self.seed}
+        assert self.trainer is not None
+        now["batches_per_step"] = self.trainer.accumulate_grad_batches
         for name, value in now.items():
             if before["batches_done"] and before[name] != value:
                 raise UserError(

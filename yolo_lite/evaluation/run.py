@@ -13,15 +13,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from yolo_lite.data.classes import check_classes
 from yolo_lite.data.datamodule import DetectionDataModule
-from yolo_lite.training.callbacks import check_classes
 from yolo_lite.training.metrics import CocoScores, format_score
 from yolo_lite.training.module import DetectionModule
+from yolo_lite.training.stopping import explain
 from yolo_lite.training.trainer import SILENT, Trainer
 from yolo_lite.utils.checkpoints import read_checkpoint
-from yolo_lite.utils.distributed import follow_parent
 from yolo_lite.utils.errors import UserError
 from yolo_lite.utils.files import replacing
+from yolo_lite.utils.watchdog import follow_parent
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,15 @@ def evaluate(args: list[str]) -> None:
         trainer = Trainer(**parser.instantiate_classes(config).trainer)
     except (MisconfigurationException, ValueError) as error:
         raise UserError(str(error)) from error
-    trainer.validate(module, datamodule=data, verbose=False)
+    if trainer.limit_val_batches == 0:
+        raise UserError("trainer.limit_val_batches=0 leaves nothing to score: leave it out")
+    try:
+        trainer.validate(module, datamodule=data, verbose=False)
+    except Exception as error:
+        reason = explain(error, data.batch_size, data.image_size, module.device)
+        if reason is None:
+            raise
+        raise reason from error
     assert module.scores is not None
     if trainer.is_global_zero:
         if target is not None:

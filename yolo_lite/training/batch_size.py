@@ -164,8 +164,7 @@ class PeakMemory:
 
     def __enter__(self) -> PeakMemory:
         if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-            self._before = 0  # the copy of the model counts
+            torch.cuda.reset_peak_memory_stats(self.device)  # the copy of the model counts
         else:
             reset_peak()
             self._before = process_memory("VmRSS")
@@ -181,7 +180,7 @@ class PeakMemory:
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be had."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     limits = [read_number(Path("/proc/meminfo"), "MemAvailable:") * 1024]
     for limit, used in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),

@@ -10,8 +10,10 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from yolo_lite.data.datamodule import planned_epochs
 from yolo_lite.data.types import Batch
 from yolo_lite.training.report import TERMS
+from yolo_lite.utils.console import clock
 from yolo_lite.utils.distributed import gather_on_all
 from yolo_lite.utils.errors import UserError
 
@@ -154,8 +156,8 @@ class EpochLine(L.Callback):
             return
         values = trainer.callback_metrics
         losses = " ".join(f"{n} {float(values[f'train/loss_{n}_epoch']):.3f}" for n in TERMS)
-        total = trainer.max_epochs or 0
         done = trainer.current_epoch + 1
+        total = max(done, planned_epochs(trainer, max(1, trainer.global_step // done)))
         spent = time.monotonic() - self._fit_started
         left = spent / (done - self._first_epoch) * max(0, total - done)
         score = ""
@@ -163,27 +165,3 @@ class EpochLine(L.Callback):
             score = f"  mAP50-95 {float(values['val/map_50_95']):.4f} mAP50 {float(values['val/map_50']):.4f}"
         speed = next((c.images_per_second for c in trainer.callbacks if isinstance(c, Speed)), 0.0)  # type: ignore[attr-defined]
         log.info("epoch %d/%d  %s%s  %.1f images/s  %s left", done, total, losses, score, speed, clock(left))
-
-
-def clock(seconds: float) -> str:
-    """`1:02:03` or `2:03`."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
-
-
-def check_classes(model_names: list[str], data_names: list[str]) -> None:
-    """The classes of a model and of data must be the same, in the same order.
-
-    Raises:
-        UserError: they are not; the message says how they differ.
-    """
-    if model_names == data_names:
-        return
-    if sorted(model_names) == sorted(data_names):
-        detail = f"the same classes in another order: model {model_names[:8]}, data {data_names[:8]}"
-    else:
-        missing = [n for n in data_names if n not in model_names]
-        unused = [n for n in model_names if n not in data_names]
-        detail = f"only the data has {missing[:5] or 'none'}, only the model has {unused[:5] or 'none'}"
-    raise UserError(f"the model has {len(model_names)} classes and the data {len(data_names)}: {detail}")

@@ -14,9 +14,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from yolo_lite.training.metrics import COCO_NUMBERS
 from yolo_lite.training.stopping import StopSignals
-from yolo_lite.utils.distributed import gather_on_all
+from yolo_lite.utils.distributed import gather_on_all, sum_over_processes
 from yolo_lite.utils.errors import StoppedError, UserError
 from yolo_lite.utils.files import replacing
+from yolo_lite.utils.runs import BEST_NAME, LAST_NAME
 
 RANDOM_STATES = "random_states"
 CHECKPOINT_SETTINGS: dict[str, Any] = {
@@ -58,7 +59,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the score to beat along with the file that reached it, wherever the run folder lies by now."""
-        path = Path(self.dirpath or "") / "best.ckpt"
+        path = Path(self.dirpath or "") / BEST_NAME
         score = state_dict["best_model_score"]
         if score is None or not path.is_file():
             return  # another run folder: its best one is still to come
@@ -74,6 +75,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     def __init__(self) -> None:
         super().__init__(filename="last", **CHECKPOINT_SETTINGS)
+        self._epoch_is_saved = False
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Nothing: the next file takes the place of the last one whatever that was."""
@@ -83,8 +85,8 @@ class LastCheckpoint(ModelCheckpoint):
     ) -> None:
         """Save and leave after a whole optimiser step, as soon as any process was asked to.
 
-        Not after the epoch's last batch: what belongs to the epoch, its validation first of all, comes before, and
-        then the next epoch's first step ends here.
+        Not after the epoch's last batch: what belongs to the epoch, its validation first of all, comes before; then
+        the start of the next epoch is the end.
 
         Raises:
             StoppedError: on all processes.
@@ -95,14 +97,30 @@ class LastCheckpoint(ModelCheckpoint):
         if report is None or batch_idx + 1 == trainer.num_training_batches or not steps_whole or not report.stop:
             return
         assert self.dirpath is not None
-        path = Path(self.dirpath) / "last.ckpt"
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(Path(self.dirpath) / LAST_NAME)
+        batches = f"after {batch_idx + 1} of its {trainer.num_training_batches} batches"
+        self._stop(trainer, f"in epoch {trainer.current_epoch + 1}, {batches}")
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        self._epoch_is_saved = True
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Leave between two epochs, if a process was asked to since the last step that could answer.
+
+        Raises:
+            StoppedError: on all processes.
+        """
+        if not self._epoch_is_saved:  # the run's first epoch: there is nothing to save yet
+            return
+        asked = sum_over_processes(torch.tensor(float(pl_module.stop_requested), device=pl_module.device))
+        if asked > 0:
+            self._stop(trainer, f"after epoch {trainer.current_epoch}")
+
+    def _stop(self, trainer: L.Trainer, when: str) -> None:
         number = next((c.received for c in trainer.callbacks if isinstance(c, StopSignals)), None)  # type: ignore[attr-defined]
-        raise StoppedError(
-            f"in epoch {trainer.current_epoch + 1}, after {batch_idx + 1} of its {trainer.num_training_batches} "
-            f"batches; saved {path}: the same command with --ckpt_path last goes on from there",
-            number,
-        )
+        path = Path(self.dirpath or "") / LAST_NAME
+        raise StoppedError(f"{when}; saved {path}: the same command with --ckpt_path last goes on from there", number)
 
 
 class RandomStates(L.Callback):

@@ -13,6 +13,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim import Optimizer
 
 import yolo_lite
 from yolo_lite.data.index import DetectionIndex
@@ -32,7 +33,7 @@ from yolo_lite.training.optim import (
     choose_optimizer,
     default_lr,
 )
-from yolo_lite.training.report import TERMS, StepReport
+from yolo_lite.training.report import TERMS, HostCopy, StepReport
 from yolo_lite.utils.checkpoints import CHECKPOINT_FORMAT
 from yolo_lite.utils.distributed import send_from_main, sum_over_processes
 from yolo_lite.utils.errors import UserError
@@ -128,6 +129,7 @@ class DetectionModule(L.LightningModule):
         self.metric = CocoMetric()
         self.scores: CocoScores | None = None
         self.report: StepReport | None = None  # of the latest training step
+        self.gradient_norm: HostCopy | None = None  # of the latest optimiser step, before clipping
         self.stop_requested = False  # by a signal to this process; the next step tells the others
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -207,10 +209,26 @@ class DetectionModule(L.LightningModule):
         optimizer = build_optimizer(self.model, name, lr, p.momentum, p.weight_decay * images / p.nominal_batch)
         if not math.isfinite(total_steps):
             raise UserError("the learning rate schedule needs an end: give --trainer.max_epochs or --trainer.max_steps")
+        self.trainer.fit_loop.setup_data()  # where only steps limit the run, nobody has counted the batches yet
         steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         warmup = min(round(p.warmup_epochs * steps_per_epoch), int(total_steps) // 2)
-        scheduler = WarmupDecay(optimizer, int(total_steps), warmup, p.final_lr_fraction, p.schedule)
+        scheduler = WarmupDecay(optimizer, int(total_steps), warmup, p.final_lr_fraction, p.schedule, steps_per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As Lightning does it, keeping the norm from before: the guard against NaN looks at it."""
+        if gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf)
+        self.gradient_norm = HostCopy(norm.detach().reshape(1))
+        self.log("train/gradient_norm", norm)
 
     def images_per_step(self) -> int:
         """Images that contribute to an optimiser step."""

@@ -73,6 +73,7 @@ class WarmupDecay(LRScheduler):
         warmup_steps: of those, for warming up.
         final_fraction: the last learning rate, as a share of the first.
         schedule: shape of the decay.
+        steps_per_epoch: of this run; where a resumed run has others, its position is moved to the same epoch.
     """
 
     def __init__(
@@ -82,8 +83,10 @@ class WarmupDecay(LRScheduler):
         warmup_steps: int,
         final_fraction: float = 0.01,
         schedule: Schedule = "linear",
+        steps_per_epoch: int = 1,
     ) -> None:
         self.total_steps = max(1, total_steps)
+        self.steps_per_epoch = steps_per_epoch
         self.warmup_steps = warmup_steps
         self.final_fraction = final_fraction
         self.schedule = schedule
@@ -93,11 +96,15 @@ class WarmupDecay(LRScheduler):
 
     def state_dict(self) -> dict[str, int]:
         """The position alone: a resumed run's lengths and rates are those that its own command asks for."""
-        return {"last_epoch": self.last_epoch, "_step_count": self._step_count}
+        counters = {"last_epoch": self.last_epoch, "_step_count": self._step_count}
+        return {**counters, "steps_per_epoch": self.steps_per_epoch}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Go to the position, and undo what the optimiser's checkpoint brought along of the earlier run's settings."""
         self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["_step_count"]
+        before = state_dict["steps_per_epoch"]
+        if before != self.steps_per_epoch:  # another batch size or number of processes
+            self.last_epoch = round(self.last_epoch * self.steps_per_epoch / before)
         for group, settings in zip(self.optimizer.param_groups, self._settings, strict=True):
             group.update(settings)
         for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):

@@ -9,16 +9,20 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from yolo_lite.training.callbacks import check_classes
-from yolo_lite.utils.checkpoints import read_checkpoint
+from yolo_lite.data.classes import check_classes
+from yolo_lite.data.datamodule import DetectionDataModule
+from yolo_lite.utils.checkpoints import check_sums, read_checkpoint
+from yolo_lite.utils.distributed import is_main_process
 from yolo_lite.utils.errors import UserError
-from yolo_lite.utils.runs import RunFolder, run_folders
+from yolo_lite.utils.runs import BEST_NAME, CHECKPOINTS, LAST_NAME, NON_FINITE_NAME, RunFolder, run_folders
 
 log = logging.getLogger(__name__)
 
 LAST = "last"
 # In the order in which they are preferred at equal age; what the guard against NaN saves is not among them.
-NAMES = ("last.ckpt", "best.ckpt")
+NAMES = (LAST_NAME, BEST_NAME)
+# Where Lightning keeps the state of the data module.
+DATA_STATE = DetectionDataModule.__qualname__
 # Settings of the model that decide which tensors it has.
 STRUCTURE = ("block", "downsample", "neck", "levels", "neck_divisor", "neck_width", "reg_max")
 
@@ -30,15 +34,15 @@ class Resume:
     Attributes:
         path: its file.
         step: optimiser steps done.
+        origin: the run folder that it lies in; None: in none.
         folder: the run folder to go on in; None: a new one, for going on from here in the old one would overwrite
-            what came later, or the file lies outside of any run folder.
-        metrics: the metrics file of the run it comes from.
+            what came later, or there is no old one.
     """
 
     path: Path
     step: int
+    origin: RunFolder | None
     folder: RunFolder | None
-    metrics: Path
 
     @staticmethod
     def of(path: Path, checkpoint: dict[str, Any], home: Path | None) -> Resume:
@@ -49,15 +53,15 @@ class Resume:
             checkpoint: its contents.
             home: where the command wants its run folder; None: anywhere.
         """
-        folder = RunFolder.around(path)
+        folder = origin = RunFolder.around(path)
         if folder is not None and home is not None and folder.path.parent.resolve() != home.resolve():
             folder = None
         step = int(checkpoint["global_step"])
-        metrics = path.resolve().parent.parent / "metrics.csv"
         if folder is not None and (newer := newer_checkpoint(path, step)) is not None:
-            log.info("%s is newer than %s: the run goes on in a folder of its own", newer, path)
+            if is_main_process():
+                log.info("%s is newer than %s: the run goes on in a folder of its own", newer, path)
             folder = None
-        return Resume(path, step, folder, metrics)
+        return Resume(path, step, origin, folder)
 
 
 def newer_checkpoint(path: Path, step: int) -> Path | None:
@@ -73,32 +77,35 @@ def newer_checkpoint(path: Path, step: int) -> Path | None:
     return None
 
 
-def find_last(runs: Path, main_process: bool) -> tuple[Path, dict[str, Any]] | None:
-    """The newest readable checkpoint of a run's folders `runs/version_K`, with its contents.
+def find_last(runs: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest readable checkpoint of a run's folders `runs/version_K`, with its contents; None if there is none yet.
 
     The newest version with one counts, and in it the checkpoint that is furthest. What is passed over is named.
 
-    Args:
-        runs: folder of the versions.
-        main_process: this process is the one that talks.
+    Raises:
+        UserError: there are checkpoints, but none can be read: a new run would hide that.
     """
+    say = log.warning if is_main_process() else log.debug
+    damaged: list[Path] = []
     for folder in reversed(run_folders(runs)):
         found: list[tuple[int, int, Path, dict[str, Any]]] = []
         for preference, name in enumerate(reversed(NAMES)):
-            path = folder / "checkpoints" / name
+            path = folder / CHECKPOINTS / name
             if not path.exists():
                 continue
             try:
+                check_sums(path)
                 checkpoint = read_checkpoint(path)
                 found.append((int(checkpoint["global_step"]), preference, path, checkpoint))
             except UserError as error:
-                if main_process:
-                    log.warning("skipped: %s", error)
+                damaged.append(path)
+                say("skipped: %s", error)
         if found:
             _, _, path, checkpoint = max(found, key=lambda entry: entry[:2])
             return path, checkpoint
-        if main_process:
-            log.info("skipped: no checkpoint in %s", folder)
+        say("skipped: no readable checkpoint in %s", folder)
+    if damaged:
+        raise UserError(f"none of the checkpoints in {runs} can be read: move them away to start a new run")
     return None
 
 
@@ -122,8 +129,35 @@ def check_same_run(path: Path, checkpoint: dict[str, Any], model: Namespace, nam
     model.optimizer = used  # auto might choose another one for another number of steps
 
 
-def is_finished(checkpoint: dict[str, Any], max_epochs: int | None, max_steps: int) -> bool:
-    """The run reached its end. An epoch is counted once it is over: a stop inside one leaves it out."""
+def check_position(path: Path, checkpoint: dict[str, Any]) -> None:
+    """The run must have ended between two epochs, or been stopped between two steps.
+
+    Raises:
+        UserError: a limit cut an epoch short: the counters say that it is over, and its images say that it is not.
+    """
+    if path.name == NON_FINITE_NAME:
+        raise UserError(f"{path} is in the middle of a step: go on with --ckpt_path last, or start with --weights")
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+    if checkpoint.get(DATA_STATE, {}).get("batches_done") and epochs["processed"] > epochs["completed"]:
+        raise UserError(
+            f"{path} was ended inside an epoch by --trainer.max_steps or max_time, which cannot be gone on with "
+            f"exactly: start a new run with --weights {path}, or end runs with --trainer.max_epochs"
+        )
+
+
+def why_finished(
+    checkpoint: dict[str, Any], max_epochs: int | None, max_steps: int, patience: int | None
+) -> str | None:
+    """What brought the run to its end and how to go on all the same; None if there is more to do.
+
+    An epoch is counted once it is over: a stop inside one leaves it out.
+    """
     epochs = int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
-    all_epochs = max_epochs is not None and 0 <= max_epochs <= epochs
-    return all_epochs or 0 <= max_steps <= int(checkpoint["global_step"])
+    if max_epochs is not None and 0 <= max_epochs <= epochs:
+        return f"has finished its {max_epochs} epochs: raise --trainer.max_epochs to go on"
+    if 0 <= max_steps <= int(checkpoint["global_step"]):
+        return f"has finished its {max_steps} steps: raise --trainer.max_steps to go on"
+    early = [state for key, state in checkpoint["callbacks"].items() if key.startswith("EarlyStopping")]
+    if patience is not None and early and early[0]["wait_count"] >= patience:
+        return f"has stopped early after epoch {epochs}: raise --patience to go on"
+    return None

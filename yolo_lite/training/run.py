@@ -16,15 +16,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from yolo_lite.cli import TrainCLI
-from yolo_lite.training.callbacks import clock
 from yolo_lite.training.checkpoints import BestCheckpoint
 from yolo_lite.training.metrics import format_score
 from yolo_lite.training.module import MODEL_PREFIX, DetectionModule
 from yolo_lite.training.stopping import explain
 from yolo_lite.utils.checkpoints import transfer_weights
-from yolo_lite.utils.distributed import follow_parent
+from yolo_lite.utils.console import clock
 from yolo_lite.utils.profiling import count_gflops, count_parameters
 from yolo_lite.utils.runs import occupied
+from yolo_lite.utils.watchdog import follow_parent
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +39,11 @@ def train(args: list[str]) -> None:
     cli = TrainCLI(args)
     if cli.initial is not None:
         load_initial_weights(cli.model, cli.initial, cli.config.weights)
-    run_folder = str(cli.trainer.log_dir)  # asked for on every process: Lightning broadcasts it
+    run_folder = cli.trainer.log_dir  # asked for on every process: Lightning broadcasts it
     if cli.trainer.is_global_zero:
         introduce(cli.model, cli.trainer, run_folder)
     started = time.monotonic()
-    with occupied(Path(run_folder)) if cli.trainer.is_global_zero else nullcontext():
+    with occupied(Path(run_folder)) if cli.trainer.is_global_zero and run_folder else nullcontext():
         try:
             cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True)
         except Exception as error:
@@ -64,7 +64,7 @@ def load_initial_weights(module: DetectionModule, checkpoint: dict[str, Any], pa
     log.info("moved %d of %d tensors from %s%s", moved, moved + len(new), path, detail)
 
 
-def introduce(module: DetectionModule, trainer: L.Trainer, run_folder: str) -> None:
+def introduce(module: DetectionModule, trainer: L.Trainer, run_folder: str | None) -> None:
     """One line on the model, one on the run folder."""
     size, classes = module.image_size, len(module.class_names)
     log.info(
@@ -76,10 +76,11 @@ def introduce(module: DetectionModule, trainer: L.Trainer, run_folder: str) -> N
         count_gflops(module.model, size),
         trainer.precision,
     )
-    log.info("run folder %s", run_folder)
+    if run_folder is not None:
+        log.info("run folder %s", run_folder)
 
 
-def report(cli: TrainCLI, run_folder: str, seconds: float) -> None:
+def report(cli: TrainCLI, run_folder: str | None, seconds: float) -> None:
     """What was reached, where it is, what to type next."""
     trainer = cli.trainer
     checkpoint = next((c for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)
@@ -91,7 +92,7 @@ def report(cli: TrainCLI, run_folder: str, seconds: float) -> None:
     for key, label in (("val/map_50_95", "last mAP50-95"), ("val/map_50", "last mAP50")):
         if key in trainer.callback_metrics:
             table.add_row(label, format_score(float(trainer.callback_metrics[key])))
-    table.add_row("run folder", escape(run_folder))
+    table.add_row("run folder", escape(run_folder or "none"))
     console = Console(soft_wrap=True)
     console.print(table)
     if best:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import signal
 from pathlib import Path
@@ -15,6 +16,7 @@ from yolo_lite.data.types import Batch
 from yolo_lite.utils.distributed import world_size
 from yolo_lite.utils.errors import NonFiniteLossError, UserError
 from yolo_lite.utils.files import replacing
+from yolo_lite.utils.runs import CHECKPOINTS, NON_FINITE_NAME
 from yolo_lite.utils.signals import STOP_SIGNALS
 
 log = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ class StopSignals(L.Callback):
 
     def _request(self, number: int, frame: Any) -> None:
         name = signal.Signals(number).name
-        if self.received is not None and number == signal.SIGINT:
+        if self.received == number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
         self._module.stop_requested = True
@@ -64,10 +66,12 @@ class StopSignals(L.Callback):
 
 
 class NonFiniteGuard(L.Callback):
-    """Stop when the loss of any process is NaN or infinite, before it reaches the weights.
+    """Stop when the loss of any process is NaN or infinite, before it reaches the weights; when a gradient is, before
+    anything of it is saved.
 
-    Looked at after the backward pass was started: the loss has left the device by then, and while this waits for it
-    the device has the backward pass to work on.
+    The loss is looked at after the backward pass was started: it has left the device by then, and while this waits for
+    it the device has the backward pass to work on. The gradient's norm is looked at a step late, and before saving:
+    waiting for it in its own step would leave the device without work. A loss scaler skips such steps by itself.
     """
 
     def __init__(self) -> None:
@@ -75,18 +79,45 @@ class NonFiniteGuard(L.Callback):
         self._batch: Batch | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._folder = Path(trainer.log_dir or ".") / "checkpoints"  # Lightning broadcasts it: not where only one asks
+        self._folder = Path(trainer.log_dir or ".") / CHECKPOINTS  # Lightning broadcasts it: not where only one asks
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         self._batch = batch
 
+    def _check_gradient(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Raises:
+        NonFiniteLossError: the latest optimiser step had a gradient that is not finite.
+        """
+        if trainer.precision == "16-mixed" or pl_module.gradient_norm is None:
+            return
+        (norm,), pl_module.gradient_norm = pl_module.gradient_norm.values(), None
+        if not math.isfinite(norm):
+            raise NonFiniteLossError(
+                f"the norm of the gradient was {norm} in step {trainer.global_step}, though the loss was finite; lower "
+                "--model.lr or use --trainer.precision 32-true, and go on with --ckpt_path last, which is from before"
+            )
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._check_gradient(trainer, pl_module)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            self._check_gradient(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if pl_module.report.stop:  # it will be saved
+            self._check_gradient(trainer, pl_module)
+
     def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._check_gradient(trainer, pl_module)
         report: Any = pl_module.report
         if report.is_finite:
             return
-        checkpoint, saved = self._folder / "non_finite.ckpt", ""
+        checkpoint, saved = self._folder / NON_FINITE_NAME, ""
         trainer.save_checkpoint(checkpoint)
         images = "images of another process"
         if not report.own_is_finite:

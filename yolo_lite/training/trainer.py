@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.accelerators import CUDAAccelerator
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from yolo_lite.training.checkpoints import WholeCheckpointIO
 from yolo_lite.utils.errors import UserError
+from yolo_lite.utils.runs import CHECKPOINTS
 
 # No bf16-true or 16-true: pixel coordinates above 256 do not fit their 8 or 11 bits.
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
@@ -47,6 +51,9 @@ class Trainer(L.Trainer):
         chosen = pick_precision(str(kwargs.get("accelerator", "auto"))) if precision == "auto" else precision
         given = kwargs.pop("plugins", None) or []
         plugins = list(given) if isinstance(given, (list, tuple)) else [given]
+        if SLURMEnvironment.detect() and not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
+            # Lightning would answer SLURM's signal with a checkpoint of its own and queue the job, and train on.
+            plugins.append(SLURMEnvironment(auto_requeue=False))
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(WholeCheckpointIO())
         super().__init__(
@@ -57,9 +64,25 @@ class Trainer(L.Trainer):
         )
         if kwargs.get("sync_batchnorm") and not isinstance(self.accelerator, CUDAAccelerator):
             raise UserError("trainer.sync_batchnorm=true: PyTorch has it for CUDA devices only; leave it out")
+        self.run_folder: Path | None = None
         # With several processes Lightning asks rank 0 before every step whether it got SIGTERM, and waits for the
         # answer, so for all work of the device. Our steps carry the question along (StopSignals).
         self.fit_loop.epoch_loop._broadcast_sigterm_tensor = ask_nobody  # type: ignore[method-assign]
+
+    def use_run_folder(self, folder: Path) -> None:
+        """Keep what a run writes here, whichever loggers it has. The main process decides."""
+        self.run_folder = folder
+        for callback in self.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(folder / CHECKPOINTS)
+
+    @property
+    def log_dir(self) -> str | None:
+        """The run folder, where there is one; Lightning's choice elsewhere. Every process must ask."""
+        if self.fast_dev_run:  # type: ignore[attr-defined]
+            return None
+        folder = self.strategy.broadcast(self.run_folder)
+        return str(folder) if folder is not None else super().log_dir
 
 
 def ask_nobody() -> None:

@@ -35,13 +35,29 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError:
         raise UserError(f"{path} is not a yolo-lite checkpoint: it holds more than tensors and plain values") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} is not a readable checkpoint: {reason}") from None
     if not isinstance(checkpoint, dict) or not {"yolo_lite", "state_dict", "hyper_parameters"} <= checkpoint.keys():
         raise UserError(f"{path} is not a yolo-lite checkpoint: its keys are not those that train.py writes")
     found = checkpoint["yolo_lite"]["format"]
     if found > CHECKPOINT_FORMAT:
         raise UserError(f"{path} has format {found}, this version reads up to {CHECKPOINT_FORMAT}: update yolo-lite")
     return checkpoint
+
+
+def check_sums(path: Path) -> None:
+    """Compare every part of a checkpoint with the checksum that it was written with, which torch does not do.
+
+    Raises:
+        UserError: they differ.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not a readable checkpoint: {error}") from None
+    if damaged is not None:
+        raise UserError(f"{path} is damaged in {damaged}")
 
 
 def transfer_weights(

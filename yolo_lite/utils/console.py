@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from jsonargparse import ArgumentError
 
 from yolo_lite.utils.distributed import is_main_process
-from yolo_lite.utils.errors import EXIT_OK, EXIT_USER_ERROR, StoppedError, UserError
+from yolo_lite.utils.errors import EXIT_OK, EXIT_SIGNAL, EXIT_USER_ERROR, StoppedError, UserError
 
 
 def set_up_logging() -> None:
@@ -34,6 +35,7 @@ def set_up_logging() -> None:
         ".*Experiment logs directory .* exists and is not empty.*",
         ".*lr_scheduler.step.*before.*optimizer.step.*",
         ".*It is recommended to use `self.log.*sync_dist.*",  # what we log is equal on all processes, or rank 0's own
+        ".*could not find the monitored key.*",  # before the first validation
         ".*your dataloader is not resumable.*",  # the data module keeps its position
     ):
         warnings.filterwarnings("ignore", pattern)
@@ -53,6 +55,17 @@ def run_command(command: Callable[[], None]) -> int:
     except UserError as error:
         print(f"{error.label}{one_line(original_message(error))}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_SIGNAL + signal.SIGINT
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's answer to one in its loops
+            print("interrupted; nothing was saved since the last checkpoint", file=sys.stderr)
+            return EXIT_SIGNAL + signal.SIGINT
+        raise
+    except UnicodeDecodeError as error:
+        print(f"error: a configuration file is not UTF-8: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
     except ArgumentError as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         return EXIT_USER_ERROR
@@ -70,3 +83,10 @@ def original_message(error: UserError) -> str:
 def one_line(message: str) -> str:
     """The lines of a message, joined: a parser's, or one that quotes a name with a line break."""
     return " ".join(line.strip() for line in message.splitlines() if line.strip())
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03` or `2:03`."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-WATCH_SECONDS = 2.0
 
 
 def world_size() -> int:
@@ -22,7 +18,7 @@ def world_size() -> int:
 
 def is_main_process() -> bool:
     """This is the process that writes, also before torch.distributed is set up."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
@@ -73,21 +69,3 @@ def share_from_main(value: Any) -> Any:
     values = [value]
     dist.broadcast_object_list(values, src=0)
     return values[0]
-
-
-def follow_parent() -> None:
-    """End this process soon after the launcher that started it has died.
-
-    Whoever loses its neighbours may wait in a collective for as long as the backend's timeout, half an hour with NCCL.
-    Does nothing in a process that no launcher started.
-    """
-    if "LOCAL_RANK" not in os.environ and "SLURM_PROCID" not in os.environ:
-        return
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(WATCH_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="follow-parent", daemon=True).start()

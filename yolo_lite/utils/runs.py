@@ -14,7 +14,13 @@ from typing import IO
 from yolo_lite.utils.errors import UserError
 from yolo_lite.utils.files import remove_leftovers
 
-VERSION = re.compile(r"version_(\d+)$")
+VERSION = re.compile(r"version_(0|[1-9]\d*)$")
+# What lies in a run folder.
+CHECKPOINTS = "checkpoints"
+BEST_NAME = "best.ckpt"
+LAST_NAME = "last.ckpt"
+METRICS_NAME = "metrics.csv"
+NON_FINITE_NAME = "non_finite.ckpt"
 
 
 @dataclass
@@ -34,7 +40,7 @@ class RunFolder:
         """The run folder that a checkpoint lies in; None if it lies elsewhere."""
         folder = checkpoint.absolute().parent.parent
         match = VERSION.match(folder.name)
-        if match is None or checkpoint.absolute().parent.name != "checkpoints":
+        if match is None or checkpoint.absolute().parent.name != CHECKPOINTS:
             return None
         try:
             root = folder.parent.parent.relative_to(Path.cwd())
@@ -73,8 +79,12 @@ def occupied(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process trains in it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a+") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = open(folder / ".lock", "a+")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise UserError(f"cannot write to the run folder {folder}: {error.strerror}") from None
+    with opened as file:
         try:
             lock(file)
         except OSError:
@@ -84,7 +94,7 @@ def occupied(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()
-        for written in (folder, folder / "checkpoints"):
+        for written in (folder, folder / CHECKPOINTS):
             remove_leftovers(written)
         yield
 
