@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from yolo_lite.data.decoding import DEEP_MODES, DEEP_PIXELS, MAX_PIXELS, decode_image
+from yolo_lite.data.decoding import DEEP_MODES, DEEP_PIXELS, MAX_PIXELS, decode_image, exif_orientation
 from yolo_lite.utils.errors import UserError
 
 # The last marker of a complete file; writers may append a little after it.
 END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 TAIL_BYTES = 4096
-EXIF_ORIENTATION = 274
 Image.MAX_IMAGE_PIXELS = None  # large aerial images are legitimate; nothing here trusts unknown senders
 
 
@@ -42,8 +41,7 @@ def inspect_image(path: Path) -> tuple[int, int] | ImageProblem:
     try:
         with open(path, "rb") as file, Image.open(file) as image:
             width, height = image.size
-            # Where no EXIF came with the header, a PNG's getexif() would decode the whole file to look behind it.
-            if "exif" in image.info and image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8):
+            if exif_orientation(image) >= 5:
                 width, height = height, width
             if width * height > MAX_PIXELS:
                 return ImageProblem(path, f"{width}x{height} are more than 2^30 pixels")
