@@ -57,10 +57,7 @@ def exif_orientation(picture: Image.Image) -> int:
     # Where no EXIF came with the header, a PNG's getexif() would decode the whole file to look behind it.
     if "exif" not in picture.info:
         return 1
-    try:
-        orientation = picture.getexif().get(EXIF_ORIENTATION, 1)
-    except Exception:  # PIL raises what its plug-ins raise; damaged EXIF says nothing
-        return 1
+    orientation = picture.getexif().get(EXIF_ORIENTATION, 1)
     return orientation if orientation in range(1, 9) else 1
 
 
