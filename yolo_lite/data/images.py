@@ -19,6 +19,7 @@ from yolo_lite.utils.errors import UserError
 # The last marker of a complete file; writers may append a little after it.
 END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 TAIL_BYTES = 4096
+HEIC_SUFFIXES = (".heic", ".heif")  # the decoders that there are for Python come with libraries under the GPL
 Image.MAX_IMAGE_PIXELS = None  # large aerial images are legitimate; nothing here trusts unknown senders
 
 
@@ -58,7 +59,8 @@ def inspect_image(path: Path) -> tuple[int, int] | ImageProblem:
     except FileNotFoundError:
         return ImageProblem(path, "missing")
     except OSError as error:
-        return ImageProblem(path, "not an image" if error.errno is None else str(error.strerror))
+        unknown = "HEIC, which is not read: save it as JPEG" if path.suffix.lower() in HEIC_SUFFIXES else "not an image"
+        return ImageProblem(path, unknown if error.errno is None else str(error.strerror))
     except Exception as error:  # PIL raises what its plug-ins raise, SyntaxError included
         return ImageProblem(path, f"unreadable: {error}")
     return height, width
