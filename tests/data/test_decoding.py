@@ -75,6 +75,25 @@ def test_orientation_of_files_that_pillow_decodes(tmp_path: Path, orientation: i
     assert difference(read(tmp_path / "a.png"), smooth()) == 0
 
 
+def test_libraries_that_see_another_orientation_do_not_shift_labels(tmp_path: Path) -> None:
+    """EXIF behind the pixels: OpenCV would turn the image, the inspection of the header does not see it."""
+    exif = Image.Exif()
+    exif[274] = 6
+    buffer = io.BytesIO()
+    Image.fromarray(smooth()).save(buffer, "PNG", exif=exif)
+    data = buffer.getvalue()
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    last = data.index(b"IEND") - 4
+    (tmp_path / "image.png").write_bytes(data[:start] + data[end:last] + data[start:end] + data[last:])
+    assert difference(read(tmp_path / "image.png"), smooth()) == 0
+
+
+def test_damaged_exif_says_nothing(tmp_path: Path) -> None:
+    Image.fromarray(smooth()).save(tmp_path / "image.jpg", exif=b"Exif\0\0" + b"XX\0*" * 9, quality=95)
+    assert difference(read(tmp_path / "image.jpg"), smooth()) < 6
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_sixteen_bits_keep_full_scale(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"image{suffix}"
@@ -215,9 +234,7 @@ def test_beginnings_of_a_jpeg(tmp_path: Path, content: bytes) -> None:
         read_image(tmp_path / "image.jpg")
 
 
-@pytest.mark.parametrize(
-    ("at_least", "divisor"), [(None, 1), (640, 1), (400, 1), (320, 2), (161, 2), (160, 4), (9, 8)]
-)
+@pytest.mark.parametrize(("at_least", "divisor"), [(None, 1), (640, 1), (400, 1), (320, 2), (161, 2), (160, 4), (9, 8)])
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_a_large_jpeg_is_decoded_at_the_size_that_is_needed(
     tmp_path: Path, at_least: int | None, divisor: int, orientation: int

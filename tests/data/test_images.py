@@ -134,6 +134,12 @@ def test_a_text_says_so(tmp_path: Path) -> None:
     assert reason(path) == "not an image"
 
 
+def test_heic_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "image.HEIC"
+    path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    assert reason(path) == "HEIC, which is not read: save it as JPEG"
+
+
 def test_folder_named_as_an_image(tmp_path: Path) -> None:
     (tmp_path / "image.jpg").mkdir()
     assert reason(tmp_path / "image.jpg")

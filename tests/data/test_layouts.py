@@ -263,10 +263,11 @@ def test_the_format_is_the_same_for_all_splits(tiny_coco: Callable[..., Path], a
 @pytest.mark.parametrize("layout", ["labels", "train/labels"])
 def test_yolo_labels_without_a_yaml_say_what_to_write(tmp_path: Path, layout: str) -> None:
     (tmp_path / layout).mkdir(parents=True)
+    images, val = ("images/train", "images/val") if layout == "labels" else ("train/images", "valid/images")
+    (tmp_path / val).mkdir(parents=True)
     with pytest.raises(UserError) as error:
         find_split(tmp_path, "train")
-    images = "images/train" if layout == "labels" else "train/images"
-    for text in ["no data.yaml", f"`train: {images}`", "`val: ", "`names: "]:
+    for text in ["no data.yaml", f"`train: {images}`", f"`val: {val}`", "`names: "]:
         assert text in str(error.value)
     (tmp_path / "coco128.yaml").write_text("names: [a]")
     with pytest.raises(UserError, match=r"--data\.root .*coco128\.yaml"):

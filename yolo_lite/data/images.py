@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from yolo_lite.data.decoding import DEEP_MODES, DEEP_PIXELS, MAX_PIXELS, decode_image
+from yolo_lite.data.decoding import DEEP_MODES, DEEP_PIXELS, MAX_PIXELS, decode_image, exif_orientation
 from yolo_lite.utils.errors import UserError
 
 # The last marker of a complete file; writers may append a little after it.
 END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 TAIL_BYTES = 4096
-EXIF_ORIENTATION = 274
+HEIC_SUFFIXES = (".heic", ".heif")  # the decoders that there are for Python come with libraries under the GPL
 Image.MAX_IMAGE_PIXELS = None  # large aerial images are legitimate; nothing here trusts unknown senders
 
 
@@ -40,8 +40,7 @@ def inspect_image(path: Path) -> tuple[int, int] | ImageProblem:
     try:
         with open(path, "rb") as file, Image.open(file) as image:
             width, height = image.size
-            # Where no EXIF came with the header, a PNG's getexif() would decode the whole file to look behind it.
-            if "exif" in image.info and image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8):
+            if exif_orientation(image) >= 5:
                 width, height = height, width
             if width * height > MAX_PIXELS:
                 return ImageProblem(path, f"{width}x{height} are more than 2^30 pixels")
@@ -58,7 +57,8 @@ def inspect_image(path: Path) -> tuple[int, int] | ImageProblem:
     except FileNotFoundError:
         return ImageProblem(path, "missing")
     except OSError as error:
-        return ImageProblem(path, "not an image" if error.errno is None else str(error.strerror))
+        unknown = "HEIC, which is not read: save it as JPEG" if path.suffix.lower() in HEIC_SUFFIXES else "not an image"
+        return ImageProblem(path, unknown if error.errno is None else str(error.strerror))
     except Exception as error:  # PIL raises what its plug-ins raise, SyntaxError included
         return ImageProblem(path, f"unreadable: {error}")
     return height, width

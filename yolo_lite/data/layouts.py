@@ -122,11 +122,13 @@ def find_other_format(root: Path, split: Split) -> SplitSource | None:
     for labels in (root / "labels", *(root / name / "labels" for name in ALIASES[split])):
         if labels.is_dir():
             images = "train/images" if labels.parent != root else "images/train"
+            places = [images.replace("train", name) for name in ALIASES["val"]]
+            val = next((place for place in places if (root / place).is_dir()), places[0])
             others = sorted(path.name for suffix in YAML_SUFFIXES for path in root.glob(f"*{suffix}"))
             instead = f", or give --data.root {root / others[0]}" if others else ""
             raise UserError(
                 f"{root} holds YOLO labels ({labels.relative_to(root)}/) and no data.yaml: write one with the lines "
-                f"`train: {images}`, `val: {images.replace('train', 'val')}` and `names: [first, second]` (the class "
+                f"`train: {images}`, `val: {val}` and `names: [first, second]` (the class "
                 f"names in the order of their numbers){instead}"
             )
     return None
