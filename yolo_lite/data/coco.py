@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
+from array import array
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from yolo_lite.data.index import DetectionIndex, PackedStrings
+from yolo_lite.data.json_stream import CHUNK_BYTES, JsonStream
 from yolo_lite.utils.errors import UserError
+from yolo_lite.utils.progress import LongJob
 
 log = logging.getLogger(__name__)
 
@@ -19,40 +22,7 @@ MAX_COORDINATE = 1e6
 MAX_AREA = MAX_COORDINATE**2
 # Less than this of a box (pixels of the original image) is nothing to learn from.
 MIN_SIDE = 1.0
-
-
-def read_json(path: Path) -> Any:
-    """The parsed file.
-
-    Raises:
-        UserError: it is missing, unreadable or not JSON.
-    """
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"no annotation file {path}") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except RecursionError:
-        raise UserError(f"{path} is not a COCO annotation file: it is nested too deeply") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from None
-
-
-def entries(data: Any, key: str, path: Path) -> list[dict[str, Any]]:
-    """The list of objects under `key`."""
-    if not isinstance(data, dict):
-        raise UserError(f"{path} is not COCO: the top level is a {type(data).__name__}, not an object")
-    if key not in data:
-        found = ", ".join(map(repr, list(data)[:8])) or "nothing"
-        raise UserError(f"{path} is not COCO: no key {key!r} (found {found})")
-    value = data[key]
-    if not isinstance(value, list):
-        raise UserError(f"{path} is not COCO: {key!r} is a {type(value).__name__}, not a list")
-    for i, entry in enumerate(value):
-        if not isinstance(entry, dict):
-            raise UserError(f"{path} is not COCO: {key}[{i}] is a {type(entry).__name__}, not an object")
-    return value
+REPORTED_ENTRIES = 4096  # entries between two looks at the clock
 
 
 class Field:
@@ -111,27 +81,39 @@ class Field:
         return float(value)
 
 
-def read_categories(data: Any, path: Path) -> tuple[list[str], list[int]]:
-    """Class names and category ids, in the order of the ids."""
-    listed = entries(data, "categories", path)
-    categories = [Field(c, f"{path}: categories[{i}]") for i, c in enumerate(listed)]
-    if not categories:
-        raise UserError(f"{path} is not COCO: 'categories' is empty")
-    roots = [c for c in categories if is_root(c.entry, listed)]
-    if roots:
-        used = [a.get("category_id") for a in entries(data, "annotations", path)]
-        roots = [c for c in roots if c.get("id") not in used]
-    if roots and len(roots) < len(categories):
-        log.warning("%s: left out %r, which groups the other categories", path, roots[0].text("name"))
-        categories = [c for c in categories if c not in roots]
-    pairs = sorted((c.integer("id"), c.text("name")) for c in categories)
-    ids = [i for i, _ in pairs]
-    names = [name for _, name in pairs]
-    for values, what in ((ids, "id"), (names, "name")):
-        twice = next((v for i, v in enumerate(values) if v in values[:i]), None)
-        if twice is not None:
-            raise UserError(f"{path}: two categories have the {what} {twice!r}")
-    return names, ids
+class Categories:
+    """The entries of `categories`."""
+
+    def __init__(self) -> None:
+        self.fields: list[Field] = []
+
+    def add(self, field: Field) -> None:
+        """One more."""
+        self.fields.append(field)
+
+    def names_and_ids(self, path: Path, used_ids: np.ndarray) -> tuple[list[str], list[int]]:
+        """Class names and category ids, in the order of the ids.
+
+        Args:
+            path: the file.
+            used_ids: (M,) category ids of the annotations.
+        """
+        fields = self.fields
+        if not fields:
+            raise UserError(f"{path} is not COCO: 'categories' is empty")
+        roots = [field for field in fields if is_root(field.entry, [other.entry for other in fields])]
+        roots = [field for field in roots if not (used_ids == field.integer("id")).any()]
+        if roots and len(roots) < len(fields):
+            log.warning("%s: left out %r, which groups the other categories", path, roots[0].text("name"))
+            fields = [field for field in fields if field not in roots]
+        pairs = sorted((field.integer("id"), field.text("name")) for field in fields)
+        ids = [i for i, _ in pairs]
+        names = [name for _, name in pairs]
+        for values, what in ((ids, "id"), (names, "name")):
+            twice = next((v for i, v in enumerate(values) if v in values[:i]), None)
+            if twice is not None:
+                raise UserError(f"{path}: two categories have the {what} {twice!r}")
+        return names, ids
 
 
 def is_root(category: dict[str, Any], categories: list[dict[str, Any]]) -> bool:
@@ -141,52 +123,106 @@ def is_root(category: dict[str, Any], categories: list[dict[str, Any]]) -> bool:
     )
 
 
-def read_coco(path: Path, image_dir: Path) -> DetectionIndex:
-    """Parse a COCO file.
+class Images:
+    """The entries of `images`, in growing arrays: 2 million of them would take gigabytes as objects."""
+
+    def __init__(self) -> None:
+        self.ids = array("q")
+        self.sizes = array("i")  # height, width, height, width, ...
+        self.names = bytearray()
+        self.name_ends = array("q", [0])
+
+    def add(self, field: Field) -> None:
+        """One more."""
+        self.ids.append(field.integer("id"))
+        self.names += field.text("file_name").encode()
+        self.name_ends.append(len(self.names))
+        self.sizes.extend((field.size("height"), field.size("width")))
+
+
+class Annotations:
+    """The entries of `annotations`, in growing arrays; `take` them one by one, together they are gigabytes."""
+
+    def __init__(self) -> None:
+        self.image_ids = array("q")
+        self.category_ids = array("q")
+        self.boxes = array("f")  # left, top, width, height, left, ...
+        self.areas = array("f")
+        self.is_crowd = array("b")
+
+    def add(self, field: Field) -> None:
+        """One more."""
+        self.image_ids.append(field.integer("image_id"))
+        self.category_ids.append(field.integer("category_id"))
+        box = field.box("bbox")
+        self.boxes.extend(box)
+        self.areas.append(field.area(box))
+        self.is_crowd.append(field.flag("iscrowd"))
+
+    def take(self, name: str) -> np.ndarray:
+        """A column, which is not kept here any longer."""
+        return np.asarray(self.__dict__.pop(name))
+
+
+Lists = tuple[Categories, Images, Annotations]
+
+
+def read_lists(path: Path, chunk_bytes: int) -> Lists:
+    """The three lists of a COCO file, in whatever order they are in it."""
+    kinds: dict[str, Callable[[], Any]] = {"categories": Categories, "images": Images, "annotations": Annotations}
+    found: dict[str, Any] = {}
+    with JsonStream(path, chunk_bytes) as stream, LongJob(f"reading {path.name}", stream.size) as job:
+        for key, entries in stream.members():
+            found[key] = entries
+            if key not in kinds:
+                continue
+            if not isinstance(entries, Iterator):
+                raise UserError(f"{path} is not COCO: {key!r} is a {type(entries).__name__}, not a list")
+            found[key] = rows = kinds[key]()
+            for i, entry in enumerate(entries):
+                where = f"{path}: {key}[{i}]"
+                if not isinstance(entry, dict):
+                    kind = type(entry).__name__
+                    raise UserError(f"{path} is not COCO: {key}[{i}] is a {kind}, not an object")
+                rows.add(Field(entry, where))
+                if i % REPORTED_ENTRIES == 0:
+                    job.update(stream.bytes_read, f"{i} {key}")
+    for key in kinds:
+        if key not in found:
+            names = ", ".join(map(repr, list(found)[:8])) or "nothing"
+            raise UserError(f"{path} is not COCO: no key {key!r} (found {names})")
+    return found["categories"], found["images"], found["annotations"]
+
+
+def read_coco(path: Path, image_dir: Path, chunk_bytes: int = CHUNK_BYTES) -> DetectionIndex:
+    """Parse a COCO file, holding little more than the arrays of the result.
 
     Category ids become class indices in the order of the ids, whatever their gaps. Boxes outside their image or
     without extent stay in the index for scoring, are not trained on, and are counted in one warning.
 
+    Args:
+        path: the file.
+        image_dir: the folder that its file names are relative to.
+        chunk_bytes: how much is read at a time.
+
     Raises:
         UserError: not COCO, with the key and the index that are wrong.
     """
-    data = read_json(path)
-    class_names, category_ids = read_categories(data, path)
-    images = [Field(image, f"{path}: images[{i}]") for i, image in enumerate(entries(data, "images", path))]
-    annotations = entries(data, "annotations", path)
-    if not images:
+    categories, images, annotations = read_lists(path, chunk_bytes)
+    used_ids = annotations.take("category_ids")
+    class_names, category_ids = categories.names_and_ids(path, used_ids)
+    if not images.ids:
         raise UserError(f"{path} lists no images")
-
-    image_ids = [image.integer("id") for image in images]
-    position: dict[int, int] = {}
-    for i, image_id in enumerate(image_ids):
-        if position.setdefault(image_id, i) != i:
-            raise UserError(f"{path}: images[{i}] has the id {image_id} of images[{position[image_id]}]")
-    names = [image.text("file_name") for image in images]
-    sizes = np.array([[image.size("height"), image.size("width")] for image in images], dtype=np.int32)
-    class_index = {category: i for i, category in enumerate(category_ids)}
-
-    count = len(annotations)
-    owner = np.empty(count, dtype=np.int64)
-    labels = np.empty(count, dtype=np.int32)
-    boxes = np.empty((count, 4), dtype=np.float32)
-    areas = np.empty(count, dtype=np.float32)
-    is_crowd = np.empty(count, dtype=bool)
-    for i, entry in enumerate(annotations):
-        field = Field(entry, f"{path}: annotations[{i}]")
-        image_id, category = field.integer("image_id"), field.integer("category_id")
-        if image_id not in position:
-            raise UserError(f"{field.where}: image_id {image_id} is not in 'images'")
-        if category not in class_index:
-            raise UserError(f"{field.where}: category_id {category} is not in 'categories'")
-        owner[i], labels[i] = position[image_id], class_index[category]
-        boxes[i] = box = field.box("bbox")
-        areas[i] = field.area(box)
-        is_crowd[i] = field.flag("iscrowd")
+    labels = class_indices(path, category_ids, used_ids)
+    del used_ids
+    image_ids = np.asarray(images.ids)
+    sizes = np.asarray(images.sizes).reshape(-1, 2)
+    owner = positions_of_images(path, image_ids, annotations.take("image_ids"))
 
     order = np.argsort(owner, kind="stable")
-    owner, boxes = owner[order], boxes[order]
-    is_crowd = is_crowd[order]
+    owner = owner[order]
+    boxes = annotations.take("boxes").reshape(-1, 4)[order]
+    is_crowd = annotations.take("is_crowd")[order].astype(bool)
     inside = visible_boxes(boxes, sizes[owner])
     report_boxes(path, boxes, sizes[owner], inside)
     return DetectionIndex(
@@ -194,22 +230,58 @@ def read_coco(path: Path, image_dir: Path) -> DetectionIndex:
         image_dir=image_dir,
         class_names=class_names,
         category_ids=category_ids,
-        file_names=PackedStrings(names),
-        image_ids=np.array(image_ids, dtype=np.int64),
+        file_names=PackedStrings.wrap(np.frombuffer(images.names, np.uint8), np.asarray(images.name_ends)),
+        image_ids=image_ids,
         sizes=sizes,
-        offsets=np.searchsorted(owner, np.arange(len(images) + 1)).astype(np.int64),
+        offsets=np.searchsorted(owner, np.arange(len(image_ids) + 1)).astype(np.int64),
         boxes_xywh=boxes,
         labels=labels[order],
-        areas=areas[order],
+        areas=annotations.take("areas")[order],
         is_crowd=is_crowd,
         is_trainable=inside & ~is_crowd,
     )
 
 
+def positions_of_images(path: Path, image_ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """(M,) int64 positions in `image_ids` (N,) of the ids `wanted` (M,) by the annotations.
+
+    Raises:
+        UserError: two images have the same id, or an annotation one that no image has.
+    """
+    order = np.argsort(image_ids, kind="stable")
+    ordered = image_ids[order]
+    repeated = order[1:][ordered[1:] == ordered[:-1]]
+    if len(repeated):
+        i = int(repeated.min())
+        first = order[np.searchsorted(ordered, image_ids[i])]
+        raise UserError(f"{path}: images[{i}] has the id {image_ids[i]} of images[{first}]")
+    place = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
+    unknown = np.flatnonzero(ordered[place] != wanted)
+    if len(unknown):
+        i = int(unknown[0])
+        raise UserError(f"{path}: annotations[{i}]: image_id {wanted[i]} is not in 'images'")
+    return order[place]
+
+
+def class_indices(path: Path, category_ids: list[int], wanted: np.ndarray) -> np.ndarray:
+    """(M,) int32 class indices of the category ids `wanted` (M,) by the annotations.
+
+    Raises:
+        UserError: an annotation has one that is not in `category_ids`, which are ascending.
+    """
+    ordered = np.array(category_ids, dtype=np.int64)
+    labels = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1).astype(np.int32)
+    unknown = np.flatnonzero(ordered[labels] != wanted)
+    if len(unknown):
+        i = int(unknown[0])
+        raise UserError(f"{path}: annotations[{i}]: category_id {wanted[i]} is not in 'categories'")
+    return labels
+
+
 def visible_boxes(boxes_xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """(M,) bool: at least `MIN_SIDE` pixels of the box lie inside its image. `sizes` are (M, 2) height, width."""
     low = np.maximum(boxes_xywh[:, :2], 0)
-    high = np.minimum(boxes_xywh[:, :2] + boxes_xywh[:, 2:], sizes[:, ::-1])
+    high = np.minimum(boxes_xywh[:, :2] + boxes_xywh[:, 2:], sizes[:, ::-1].astype(np.float32))
     return ((high - low) >= MIN_SIDE).all(axis=1)
 
 
