@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,6 +114,8 @@ def locked(folder: Path) -> Iterator[None]:
                 log.info("waiting for another process that reads the same annotations")
                 lock.acquire()
             stack.callback(lock.release)
+            for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a process that was killed
+                shutil.rmtree(leftover, ignore_errors=True)
         except (OSError, NotImplementedError) as error:
             log.debug("no lock in %s: %s", folder.parent, error)
         yield
