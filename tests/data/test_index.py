@@ -7,6 +7,7 @@ import multiprocessing
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,12 @@ def test_a_sent_copy_holds_the_path_alone(tmp_path: Path) -> None:
     assert_same(pickle.loads(sent), opened)
     assert_same(pickle.loads(pickle.dumps(index)), index)
     assert_same(pickle.loads(pickle.dumps(opened.select(np.arange(5)))), opened.select(np.arange(5)))
+
+
+def test_a_changed_copy_is_sent_with_its_arrays(tmp_path: Path) -> None:
+    make_index(tmp_path, [1, 2]).save(tmp_path / "saved")
+    changed = replace(DetectionIndex.open(tmp_path / "saved"), sizes=np.full((2, 2), 5, dtype=np.int32))
+    assert pickle.loads(pickle.dumps(changed)).sizes.tolist() == [[5, 5], [5, 5]]
 
 
 def test_a_sent_copy_refuses_an_index_that_was_replaced(tmp_path: Path) -> None:

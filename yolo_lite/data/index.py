@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,8 @@ class DetectionIndex:
         areas: (M,) float32 square pixels, as in the file (of the mask, in COCO).
         is_crowd: (M,) bool.
         is_trainable: (M,) bool: not a crowd, and something of it lies inside the image.
-        saved: the folder and the number of the saved index that the arrays are maps of; None: they are in memory.
+        saved: the folder and the number of the saved index that the arrays are maps of; they are not to be exchanged
+            then, as copies sent to other processes hold these two alone. None: they are in memory.
     """
 
     source: Path
@@ -104,7 +105,7 @@ class DetectionIndex:
     areas: np.ndarray
     is_crowd: np.ndarray
     is_trainable: np.ndarray
-    saved: tuple[Path, str] | None = None
+    saved: tuple[Path, str] | None = field(default=None, init=False)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -195,7 +196,7 @@ class DetectionIndex:
         except (OSError, ValueError) as error:
             raise UserError(f"cannot open the saved index {folder}: {error}; delete it") from None
         data, offsets = (np.asarray(arrays.pop(name)) for name in NAMES)
-        return cls(
+        index = cls(
             source=Path(header["source"]),
             image_dir=Path(header["image_dir"]),
             class_names=header["class_names"],
@@ -203,8 +204,9 @@ class DetectionIndex:
             file_names=PackedStrings.wrap(data, offsets),
             # As plain arrays: numpy's memmap class is slower at every access.
             **{name: np.asarray(array) for name, array in arrays.items()},
-            saved=(folder.absolute(), header["number"]),
         )
+        index.saved = (folder.absolute(), header["number"])
+        return index
 
     def __getstate__(self) -> dict[str, Any]:
         if self.saved is None:
