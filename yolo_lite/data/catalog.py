@@ -48,7 +48,7 @@ def open_coco(source: SplitSource, max_bad_images: float, index_cache: Path | No
     def read() -> tuple[DetectionIndex, BadImages]:
         index = read_coco(source.annotations, source.image_dirs[0])
         index.image_dir = pick_image_dir(source, first_and_last(index))
-        return without_bad_images(index, max_bad_images)
+        return drop_bad_images(index, max_bad_images)
 
     folder = saved_index_folder(source, index_cache)
     if folder is None:
@@ -68,13 +68,8 @@ def first_and_last(index: DetectionIndex) -> list[str]:
     return [index.file_names[i] for i in (*range(min(20, count)), *range(max(0, count - 5), count))]
 
 
-def drop_bad_images(index: DetectionIndex, max_bad_images: float) -> DetectionIndex:
-    """The index without unusable images, with the sizes that the files really have."""
-    return without_bad_images(index, max_bad_images)[0]
-
-
-def without_bad_images(index: DetectionIndex, max_bad_images: float) -> tuple[DetectionIndex, BadImages]:
-    """`drop_bad_images`, and what was left out.
+def drop_bad_images(index: DetectionIndex, max_bad_images: float) -> tuple[DetectionIndex, BadImages]:
+    """The index without unusable images, with the sizes that the files really have, and what was left out.
 
     Raises:
         UserError: more than the share `max_bad_images` of the images.

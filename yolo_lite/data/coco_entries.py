@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 # Beyond this a coordinate cannot be a pixel; it also keeps the arithmetic in float32 honest.
 MAX_COORDINATE = 1e6
 MAX_AREA = MAX_COORDINATE**2
+NUMBERS = (int, float)  # the types themselves: True and False are instances of int
 REPORTED_ENTRIES = 4096  # entries between two looks at the clock
 
 
@@ -39,7 +40,7 @@ class Field:
 
     def integer(self, key: str) -> int:
         value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 2**63:
+        if type(value) is not int or abs(value) >= 2**63:
             raise UserError(f"{self.where}: {key} is {value!r:.80}, not an integer")
         return value
 
@@ -55,7 +56,7 @@ class Field:
 
     def size(self, key: str) -> int:
         value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= MAX_COORDINATE:
+        if type(value) not in NUMBERS or not 1 <= value <= MAX_COORDINATE:
             raise UserError(f"{self.where}: {key} is {value!r:.80}, not a number of pixels")
         return int(value)
 
@@ -64,7 +65,7 @@ class Field:
         if not isinstance(value, list) or len(value) != 4:
             raise UserError(f"{self.where}: {key} is {value!r:.80}, not [left, top, width, height]")
         for x in value:
-            if isinstance(x, bool) or not isinstance(x, int | float) or not abs(x) <= MAX_COORDINATE:
+            if type(x) not in NUMBERS or not abs(x) <= MAX_COORDINATE:
                 raise UserError(f"{self.where}: {key} is {value!r:.80}: every number must be finite and in pixels")
         return value
 
@@ -76,7 +77,7 @@ class Field:
 
     def area(self, box: list[float]) -> float:
         value = self.entry.get("area", box[2] * box[3])
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_AREA:
+        if type(value) not in NUMBERS or not abs(value) <= MAX_AREA:
             raise UserError(f"{self.where}: area is {value!r:.80}, not a number")
         return float(value)
 
@@ -177,12 +178,12 @@ def read_lists(path: Path, chunk_bytes: int) -> tuple[Categories, Images, Annota
             if not isinstance(entries, Iterator):
                 raise UserError(f"{path} is not COCO: {key!r} is a {type(entries).__name__}, not a list")
             found[key] = rows = kinds[key]()
+            listed = f"{path}: {key}"
             for i, entry in enumerate(entries):
-                where = f"{path}: {key}[{i}]"
                 if not isinstance(entry, dict):
                     kind = type(entry).__name__
                     raise UserError(f"{path} is not COCO: {key}[{i}] is a {kind}, not an object")
-                rows.add(Field(entry, where))
+                rows.add(Field(entry, f"{listed}[{i}]"))
                 if i % REPORTED_ENTRIES == 0:
                     job.update(stream.bytes_read, f"{i} {key}")
     for key in kinds:
