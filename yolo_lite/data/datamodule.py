@@ -67,6 +67,8 @@ class DetectionDataModule(L.LightningDataModule):
         val_images: image folder of the validation split.
         test_annotations: annotation file of the test split.
         test_images: image folder of the test split.
+        index_cache: folder in which the indices of annotation files from 50 MB on are kept for later runs; None:
+            .yolo-lite-index beside the file, or ~/.cache/yolo-lite where that cannot be written to.
         seed: of order and augmentation; train.py passes --seed_everything.
     """
 
@@ -88,6 +90,7 @@ class DetectionDataModule(L.LightningDataModule):
         val_images: Path | str | None = None,
         test_annotations: Path | str | None = None,
         test_images: Path | str | None = None,
+        index_cache: Path | str | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -118,6 +121,7 @@ class DetectionDataModule(L.LightningDataModule):
             "val": (as_path(val_annotations), as_path(val_images)),
             "test": (as_path(test_annotations), as_path(test_images)),
         }
+        self.index_cache = as_path(index_cache)
         self.seed = seed
         self.eval_split: Split = "val"
         self._indexes: dict[Split, DetectionIndex] = {}
@@ -127,7 +131,8 @@ class DetectionDataModule(L.LightningDataModule):
         """The checked index of a split; opened at first use."""
         if split not in self._indexes:
             root = make_shapes(SHAPES_ROOT) if self.root is None else self.root
-            self._indexes[split] = open_split(root, split, *self.sources[split], self.max_bad_images)
+            source = self.sources[split]
+            self._indexes[split] = open_split(root, split, *source, self.max_bad_images, self.index_cache)
         return self._indexes[split]
 
     @property
