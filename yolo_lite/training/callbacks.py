@@ -88,6 +88,37 @@ class EpochMeans(L.Callback):
         self._restored = state_dict["sums"]
 
 
+class PositivesWatch(L.Callback):
+    """One warning where a whole epoch had objects and not one anchor was assigned to any of them."""
+
+    def __init__(self) -> None:
+        self._sums: Tensor | None = None  # (2,) positive anchors, objects
+        self._has_warned = False
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._sums = None
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        report: Any = pl_module.report
+        values = torch.stack([report.means[len(TERMS)], batch.targets.mask.sum()])
+        self._sums = values if self._sums is None else self._sums + values
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._sums is None or self._has_warned or not trainer.is_global_zero:
+            return
+        positives, objects = self._sums.tolist()
+        if objects > 0 and positives == 0:
+            self._has_warned = True
+            log.warning(
+                "epoch %d had %d objects and no anchor matched any: nothing is learnt about boxes; see whether the "
+                "boxes are right: python -m yolo_lite.data.doctor, with the same --data arguments",
+                trainer.current_epoch + 1,
+                objects,
+            )
+
+
 class Speed(L.Callback):
     """Log images per second of the training steps, and the share of the time that they waited for data."""
 
