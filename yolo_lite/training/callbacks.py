@@ -89,31 +89,30 @@ class EpochMeans(L.Callback):
 
 
 class PositivesWatch(L.Callback):
-    """One warning where a whole epoch had objects and not one anchor was assigned to any of them."""
+    """One warning where there are objects to learn from and a whole epoch assigned not one anchor to any of them."""
 
     def __init__(self) -> None:
-        self._sums: Tensor | None = None  # (2,) positive anchors, objects
+        self._positives: Tensor | None = None
         self._has_warned = False
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._sums = None
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         report: Any = pl_module.report
-        values = torch.stack([report.means[len(TERMS)], batch.targets.mask.sum()])
-        self._sums = values if self._sums is None else self._sums + values
+        positives = report.means[len(TERMS)]
+        self._positives = positives if self._positives is None else self._positives + positives
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._sums is None or self._has_warned or not trainer.is_global_zero:
+        positives, self._positives = self._positives, None
+        if positives is None or self._has_warned or not trainer.is_global_zero or float(positives) > 0:
             return
-        positives, objects = self._sums.tolist()
-        if objects > 0 and positives == 0:
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        objects = int(datamodule.index("train").is_trainable.sum())  # augmentation drops what it makes too small
+        if objects:
             self._has_warned = True
             log.warning(
-                "epoch %d had %d objects and no anchor matched any: nothing is learnt about boxes; see whether the "
-                "boxes are right: python -m yolo_lite.data.doctor, with the same --data arguments",
+                "epoch %d: no anchor matched any of the %d objects, so that nothing is learnt about boxes: see what is "
+                "wrong with them by python -m yolo_lite.data.doctor with the same --data arguments",
                 trainer.current_epoch + 1,
                 objects,
             )
