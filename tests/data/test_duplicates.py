@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yolo_lite.data.duplicates import BANDS, exact_pairs, hash_pairs
+from yolo_lite.data.duplicates import BANDS, correlation, exact_pairs, hash_pairs, look_alike
 from yolo_lite.data.label_checks import pair_iou
 
 BITS = st.integers(0, 2**64 - 1)
@@ -32,6 +32,18 @@ def test_every_copy_is_paired_with_the_first(values: list[int]) -> None:
     pairs = exact_pairs(np.array(values, dtype=np.uint64)).tolist()
     expected = [[values.index(v), i] for i, v in enumerate(values) if v != 0 and values.index(v) != i]
     assert sorted(pairs) == sorted(expected)
+
+
+def test_one_lamp_over_different_things_is_no_copy() -> None:
+    """The light makes most of the picture; the details are others. A copy with noise and other brightness is one."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:32, :32] / 31 - 0.5
+    light = 200 - 300 * (x**2 + y**2)
+    floors = [np.clip(light + rng.normal(0, 4, (32, 32)), 0, 255) for _ in range(2)]
+    copy = np.clip(0.9 * floors[0] + 10 + rng.normal(0, 0.5, (32, 32)), 0, 255)
+    thumbnails = np.stack([*floors, copy]).astype(np.uint8)
+    assert look_alike(thumbnails, np.array([[0, 1], [0, 2], [1, 2]])).tolist() == [False, True, False]
+    assert correlation(*(t[None].astype(np.float32) for t in thumbnails[:2]))[0] > 0.97
 
 
 SIDE = st.floats(0.5, 100)

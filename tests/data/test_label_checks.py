@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yolo_lite.data.index import DetectionIndex, PackedStrings
-from yolo_lite.data.label_checks import SAME_IOU, duplicated_boxes, pair_iou
+from yolo_lite.data.label_checks import SAME_IOU, box_findings, duplicated_boxes, pair_iou
 
 COORDINATE = st.sampled_from([0.0, 0.5, 1.0, 10.0, 10.4, 40.0])
 SIDE = st.sampled_from([0.0, 10.0, 10.3, 30.0, 30.5, 31.0])
@@ -37,6 +38,23 @@ def index_of(rows: list[tuple[float, ...]]) -> DetectionIndex:
         is_crowd=crowd,
         is_trainable=~crowd,
     )
+
+
+def test_tiny_is_meant_at_the_training_size() -> None:
+    """Images of 100 px, trained at 320: a factor of 3.2. At 1600, what counts is less than a pixel of the file."""
+    index = index_of([(0, 0, False, 10, 10, side, 30) for side in (0.5, 0.62, 0.63, 1.01, 20)])
+    counts = {
+        size: {f.kind: f.count for f in box_findings(index, "train", size)}.get("box-tiny", 0)
+        for size in (96, 198, 199, 320, 1600)
+    }
+    assert counts == {96: 4, 198: 4, 199: 3, 320: 3, 1600: 3}
+
+
+@pytest.mark.parametrize(("left", "kind"), [(-0.9, ""), (-1.5, "box-partly-outside"), (-29, ""), (-31, "box-outside")])
+def test_a_pixel_over_the_edge_is_nothing(left: float, kind: str) -> None:
+    index = index_of([(0, 0, False, left, 10, 30, 30)])
+    expected = {kind} if kind else {"box-partly-outside"} if left < -1 else set()
+    assert {finding.kind for finding in box_findings(index, "train", 640)} == expected
 
 
 @given(st.lists(ROW, max_size=25))

@@ -194,7 +194,7 @@ def class_findings(splits: dict[str, DetectionIndex]) -> list[Finding]:
             found.append(Finding("class-unscored", "warning", "train, val", len(unscored), message, way_out))
     unused = np.flatnonzero(~seen["train"] & ~evaluated)
     if len(unused):
-        message = f"classes have no objects in any split: {named(names[unused])}"
+        message = f"classes have no objects in {', '.join(splits)}: {named(names[unused])}"
         way_out = "take them out of the categories, or find out where their annotations went"
         found.append(Finding("class-unused", "warning", "train", len(unused), message, way_out))
     return found

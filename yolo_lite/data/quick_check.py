@@ -22,9 +22,12 @@ log = logging.getLogger(__name__)
 MAX_LINES = 4
 # Boxes that cannot be used are counted where the annotations are read.
 SAID_ALREADY = ("box-outside", "box-empty", "box-partly-outside")
-# Asking for the sizes of so many files is not noticed, even on a network disk.
+# Asking for the lengths of so many files is not noticed, even on a network disk.
 MAX_SIZED_FILES = 20_000
-MAX_COMPARED = 2_000  # files of the same name in larger sets
+MAX_NAMED_FILES = 200_000  # whose names are compared in larger sets
+MAX_COMPARED = 2_000  # of them, files of the same name
+MAX_BOXES = 200_000  # beyond, the boxes of a sample are looked at: all of 30 million take half a minute
+SAMPLED_IMAGES = 5_000
 
 
 def warn_before_training(train: DetectionIndex, val: DetectionIndex, image_size: int, root: Path | None) -> None:
@@ -51,12 +54,16 @@ def quick_findings(train: DetectionIndex, val: DetectionIndex, image_size: int) 
     """What can be found without looking at pictures."""
     found = [*overlap_findings(train, val), *class_findings({"train": train, "val": val})]
     for split, index in (("train", train), ("val", val)):
-        found += [f for f in box_findings(index, split, image_size) if f.kind not in SAID_ALREADY]
+        where = split
+        if len(index.labels) > MAX_BOXES and len(index) > SAMPLED_IMAGES:
+            where = f"{split}, {SAMPLED_IMAGES} of its {len(index)} images"
+            index = index.select(np.linspace(0, len(index) - 1, SAMPLED_IMAGES).astype(np.int64))
+        found += [f for f in box_findings(index, where, image_size) if f.kind not in SAID_ALREADY]
     return found
 
 
 def overlap_findings(train: DetectionIndex, val: DetectionIndex) -> list[Finding]:
-    """Files of val that are in train as well: told by path, or by length and end."""
+    """Files of val that are in train as well, told by length and end."""
     shared = shared_files(train, val)
     if not shared:
         return []
@@ -71,26 +78,28 @@ def shared_files(train: DetectionIndex, val: DetectionIndex) -> list[str]:
     Up to `MAX_SIZED_FILES`, files of the same length are compared by their ends; of larger sets, only files of the same
     name: asking millions of files for their length takes minutes on a network disk.
     """
-    limit = MAX_SIZED_FILES
-    if len(train) + len(val) <= MAX_SIZED_FILES:
-        keys = [{i: str(length) for i, length in enumerate(file_lengths(index))} for index in (train, val)]
-    else:
-        limit = MAX_COMPARED
-        keys = [{i: index.file_names[i] for i in range(len(index))} for index in (train, val)]
-    common = set(keys[0].values()) & set(keys[1].values())
-    candidates = [[i for i, key in side.items() if key in common][:limit] for side in keys]
+    total = len(train) + len(val)
+    if total > MAX_NAMED_FILES:
+        return []
+    limit = MAX_SIZED_FILES if total <= MAX_SIZED_FILES else MAX_COMPARED
+    keys = [
+        [index.file_names[i] for i in range(len(index))] if total > MAX_SIZED_FILES else file_lengths(index)
+        for index in (train, val)
+    ]
+    common = set(keys[0]) & set(keys[1])
+    candidates = [[i for i, key in enumerate(side) if key in common][:limit] for side in keys]
     in_train = set(digests(train, candidates[0]).values())
     return [val.file_names[i] for i, digest in digests(val, candidates[1]).items() if digest in in_train]
 
 
-def file_lengths(index: DetectionIndex) -> np.ndarray:
-    """(N,) bytes of each image file; unique negative numbers where it is gone."""
-    lengths = np.empty(len(index), dtype=np.int64)
+def file_lengths(index: DetectionIndex) -> list[int]:
+    """Bytes of each image file; unique negative numbers where it is gone."""
+    lengths = []
     for i in range(len(index)):
         try:
-            lengths[i] = index.path(i).stat().st_size
+            lengths.append(index.path(i).stat().st_size)
         except OSError:
-            lengths[i] = -1 - i
+            lengths.append(-1 - i)
     return lengths
 
 
