@@ -22,6 +22,7 @@ from yolo_lite.training.callbacks import (
     EpochLine,
     EpochMeans,
     NominalBatch,
+    PositivesWatch,
     SameEverywhere,
     Speed,
 )
@@ -64,6 +65,7 @@ def trainer_defaults() -> dict[str, Any]:
             StopSignals(),
             NonFiniteGuard(),
             EpochMeans(),
+            PositivesWatch(),
             EpochLine(),
             MetricsFile(),
             RandomStates(),

@@ -49,13 +49,31 @@ def open_split(
     return open_coco(source, max_bad_images, index_cache)
 
 
+def read_split(source: SplitSource, split: Split) -> DetectionIndex:
+    """A split as its annotations have it: no image is left out, sizes are not corrected.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if source.format == "yolo":
+        return read_yolo(source.annotations, split)[0]
+    if source.format == "voc":
+        return read_voc(source.annotations, source.image_dirs[0])
+    return read_coco_source(source)
+
+
+def read_coco_source(source: SplitSource) -> DetectionIndex:
+    """A COCO file, with the folder that its images are in."""
+    index = read_coco(source.annotations, source.image_dirs[0])
+    index.image_dir = pick_image_dir(source, first_and_last(index))
+    return index
+
+
 def open_coco(source: SplitSource, max_bad_images: float, index_cache: Path | None = None) -> DetectionIndex:
     """Parse and check a COCO file, or open what was kept of it."""
 
     def read() -> tuple[DetectionIndex, BadImages]:
-        index = read_coco(source.annotations, source.image_dirs[0])
-        index.image_dir = pick_image_dir(source, first_and_last(index))
-        return drop_bad_images(index, max_bad_images)
+        return drop_bad_images(read_coco_source(source), max_bad_images)
 
     folder = saved_index_folder(source, index_cache)
     if folder is None:

@@ -19,6 +19,7 @@ from yolo_lite.data.collate import collate
 from yolo_lite.data.dataset import STRIDE, Cache, EvalDataset, ImageSource, TrainDataset
 from yolo_lite.data.index import DetectionIndex
 from yolo_lite.data.layouts import Split
+from yolo_lite.data.quick_check import warn_before_training
 from yolo_lite.data.sampler import EvalSampler, ShapeBatches, TrainSampler
 from yolo_lite.data.shapes import make_shapes
 from yolo_lite.data.transforms import check_albumentations
@@ -143,6 +144,7 @@ class DetectionDataModule(L.LightningDataModule):
     def check(self) -> list[str]:
         """Open both splits of a training run, before anything expensive starts; returns the class names."""
         check_same_classes(self.index("train"), self.index("val"))
+        warn_before_training(self.index("train"), self.index("val"), self.image_size, self.root)
         return self.index("train").class_names
 
     @property

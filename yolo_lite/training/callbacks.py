@@ -93,6 +93,36 @@ class EpochMeans(L.Callback):
         self._restored = state_dict["sums"]
 
 
+class PositivesWatch(L.Callback):
+    """One warning where there are objects to learn from and a whole epoch assigned not one anchor to any of them."""
+
+    def __init__(self) -> None:
+        self._positives: Tensor | None = None
+        self._has_warned = False
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        report: Any = pl_module.report
+        positives = report.means[len(TERMS)]
+        self._positives = positives if self._positives is None else self._positives + positives
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        positives, self._positives = self._positives, None
+        if positives is None or self._has_warned or not trainer.is_global_zero or float(positives) > 0:
+            return
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        objects = int(datamodule.index("train").is_trainable.sum())  # augmentation drops what it makes too small
+        if objects:
+            self._has_warned = True
+            log.warning(
+                "epoch %d: no anchor matched any of the %d objects, so that nothing is learnt about boxes: see what is "
+                "wrong with them by python -m yolo_lite.data.doctor with the same --data arguments",
+                trainer.current_epoch + 1,
+                objects,
+            )
+
+
 class Speed(L.Callback):
     """Log images per second of the training steps, and the share of the time that they waited for data."""
 
