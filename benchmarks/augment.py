@@ -16,9 +16,9 @@ import albumentations as A
 import cv2
 import numpy as np
 
+from yolo_lite.data.augment import AugmentConfig, Augmenter, Picker
 from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.data.dataset import ImageSource
-from yolo_lite.data.transforms import AugmentConfig, Augmenter
 
 
 def milliseconds(sample: Callable[[int], object], count: int) -> float:
@@ -58,7 +58,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
 
     def ours(i: int) -> object:
-        return augmenter.compose(i % len(index), rng, use_mosaic=True)
+        return augmenter.compose(i % len(index), rng, True, size, Picker(rng, range(len(index))))
 
     def theirs(i: int) -> object:
         image, boxes, labels = loaded[i % len(index)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -144,3 +145,69 @@ def data_root() -> Callable[[str], Path]:
 def make_coco_fixture() -> Callable[..., Path]:
     """`make_coco`, for test files, which cannot import this one."""
     return make_coco
+
+
+def boxes_of(coco: Path, split: str) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """By file name: a plain data set's image entry and its annotations."""
+    content = json.loads((coco / "annotations" / f"{split}.json").read_text())
+    return {
+        image["file_name"]: (image, [a for a in content["annotations"] if a["image_id"] == image["id"]])
+        for image in content["images"]
+    }
+
+
+@pytest.fixture
+def as_yolo(tmp_path: Path) -> Callable[[Path], Path]:
+    """A plain COCO data set (ids 1, 2, ...) as YOLO: images/SPLIT/, labels/SPLIT/, data.yaml."""
+
+    def make(coco: Path) -> Path:
+        root = tmp_path / f"{coco.name}_yolo"
+        for split in ("train", "val"):
+            shutil.copytree(coco / "images" / split, root / "images" / split)
+            (root / "labels" / split).mkdir(parents=True)
+            for name, (image, objects_of) in boxes_of(coco, split).items():
+                rows = []
+                for a in objects_of:
+                    x, y, w, h = a["bbox"]
+                    shares = ((x + w / 2) / image["width"], (y + h / 2) / image["height"])
+                    shares += (w / image["width"], h / image["height"])
+                    rows.append(" ".join(map(str, (a["category_id"] - 1, *shares))) + "\n")
+                (root / "labels" / split / name).with_suffix(".txt").write_text("".join(rows))
+        categories = json.loads((coco / "annotations" / "train.json").read_text())["categories"]
+        names = [c["name"] for c in categories]
+        (root / "data.yaml").write_text(f"train: images/train\nval: images/val\nnc: {len(names)}\nnames: {names}\n")
+        return root
+
+    return make
+
+
+@pytest.fixture
+def as_voc(tmp_path: Path) -> Callable[[Path], Path]:
+    """A plain COCO data set as Pascal VOC: JPEGImages/, Annotations/, ImageSets/Main/."""
+
+    def make(coco: Path) -> Path:
+        root = tmp_path / f"{coco.name}_voc"
+        for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+            (root / folder).mkdir(parents=True)
+        content = json.loads((coco / "annotations" / "train.json").read_text())
+        names = {c["id"]: c["name"] for c in content["categories"]}
+        for split in ("train", "val"):
+            for name, (image, objects_of) in boxes_of(coco, split).items():
+                shutil.copy(coco / "images" / split / name, root / "JPEGImages" / name)
+                objects = ""
+                for a in objects_of:
+                    x, y, w, h = a["bbox"]
+                    corners = {"xmin": x + 1, "ymin": y + 1, "xmax": x + w, "ymax": y + h}
+                    box = "".join(f"<{key}>{value}</{key}>" for key, value in corners.items())
+                    name_of_class = names[a["category_id"]]
+                    objects += (
+                        f"<object><name>{name_of_class}</name><difficult>0</difficult><bndbox>{box}</bndbox></object>"
+                    )
+                size = f"<size><width>{image['width']}</width><height>{image['height']}</height></size>"
+                xml = f"<annotation><filename>{name}</filename>{size}{objects}</annotation>"
+                (root / "Annotations" / name).with_suffix(".xml").write_text(xml)
+            stems = [Path(name).stem for name in boxes_of(coco, split)]
+            (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(stems) + "\n")
+        return root
+
+    return make

@@ -284,3 +284,22 @@ def test_every_config_is_read(path: Path, trained: tuple[Path, Path], tmp_path: 
     root, _ = trained
     given = ["--config", str(path), "--data.root", str(root), *FAST, "--runs_dir", str(tmp_path)]
     assert train_script.main([*given, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"]) == 0
+
+
+@pytest.mark.parametrize("format_", ["yolo", "voc"])
+def test_training_and_scoring_of_other_formats(format_: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    coco = request.getfixturevalue("tiny_coco")(num_train=4, num_val=2)
+    root = request.getfixturevalue(f"as_{format_}")(coco)
+    given = str(root / "data.yaml") if format_ == "yolo" else str(root)
+    assert (
+        train_script.main(["--data.root", given, "--runs_dir", str(tmp_path), *FAST, "--trainer.max_epochs", "1"]) == 0
+    )
+    checkpoint = tmp_path / f"yolov8n-{root.name}" / "version_0" / "checkpoints" / "best.ckpt"
+    target = tmp_path / "numbers.json"
+    arguments = ["--checkpoint", str(checkpoint), "--json", str(target), "--data.num_workers", "0"]
+    found = []
+    for folder in (root, coco):  # a checkpoint knows its classes by their names
+        assert eval_script.main([*arguments, "--data.root", str(folder)]) == 0
+        found.append(json.loads(target.read_text()))
+    assert found[0]["num_images"] == 2
+    assert {**found[0], "data_root": None} == {**found[1], "data_root": None}

@@ -81,9 +81,13 @@ class WriteScores(L.Callback):
         path.write_text(json.dumps({**result, "seen": self.seen, "statistics": statistics}))
 
 
-def score(root: Path, target: Path, processes: int, found_in: int | None = None) -> list[dict[str, Any]]:
+def score(
+    root: Path, target: Path, processes: int, found_in: int | None = None, rectangular: bool = False
+) -> list[dict[str, Any]]:
     """What each rank of a validation run reports."""
-    data = DetectionDataModule(root, image_size=64, batch_size=4, num_workers=0, cache="none")
+    data = DetectionDataModule(
+        root, image_size=64, batch_size=4, num_workers=0, cache="none", rect_validation=rectangular
+    )
     module = NoisyTruth("yolov8n", data.index("val").class_names, image_size=64)
     module.found_in = found_in
     strategy = "ddp_fork" if processes > 1 else "auto"
@@ -119,13 +123,14 @@ def test_any_number_of_processes_scores_the_same(
         assert_same_scores(alone, score(root, tmp_path / f"of{processes}", processes, found_in), num_images)
 
 
-def test_real_data_scores_the_same(tmp_path: Path, data_root: Any) -> None:
+@pytest.mark.parametrize("rectangular", [False, True])
+def test_real_data_scores_the_same(rectangular: bool, tmp_path: Path, data_root: Any) -> None:
     """bccd's 87 validation images, on 1, 2 and 4 processes."""
     root = data_root("bccd")
-    (alone,) = score(root, tmp_path / "one", 1)
+    (alone,) = score(root, tmp_path / "one", 1, rectangular=rectangular)
     assert 0 < alone["numbers"]["map_50_95"] < 1
     for processes in (2, 4):
-        assert_same_scores(alone, score(root, tmp_path / f"of{processes}", processes), 87)
+        assert_same_scores(alone, score(root, tmp_path / f"of{processes}", processes, None, rectangular), 87)
 
 
 def test_a_failure_in_scoring_reaches_every_process(tmp_path: Path, make_coco: Any, monkeypatch: Any) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from yolo_lite.data.augment import AugmentConfig, Augmenter
 from yolo_lite.data.datamodule import DetectionDataModule
-from yolo_lite.data.transforms import AugmentConfig, Augmenter
+from yolo_lite.data.geometry import Drawn
 from yolo_lite.training.module import DetectionModule
 
 # Every setting of the model with a value that is not its default: what shows that it was heard.
@@ -121,17 +122,43 @@ def test_loader_settings(make_coco, tmp_path) -> None:  # type: ignore[no-untype
     assert sorted(orders[0]) == sorted(orders[1])
 
 
-WEAK = AugmentConfig(mosaic=0, mixup=0, scale=0, translate=0, hsv_hue=0, hsv_saturation=0, hsv_value=0, flip=0)
-STRONG = {"mosaic": 1.0, "mixup": 1.0, "scale": 0.5, "translate": 0.3, "flip": 1.0}
-STRONG |= {"hsv_hue": 0.3, "hsv_saturation": 0.9, "hsv_value": 0.9}
+STILL = {"mosaic": 0, "scale": 0, "translate": 0, "hsv_hue": 0, "hsv_saturation": 0, "hsv_value": 0, "flip": 0}
+WEAK = AugmentConfig(**STILL)  # type: ignore[arg-type]
+STRONG: dict[str, dict[str, Any]] = {
+    "mosaic": {"mosaic": 1.0},
+    "mosaic9": {"mosaic": 1.0, "mosaic9": 1.0},
+    "mixup": {"mixup": 1.0},
+    "cutmix": {"cutmix": 1.0},
+    "copy_paste": {"copy_paste": 1.0},
+    "scale": {"scale": 0.5},
+    "translate": {"translate": 0.3},
+    "rotate": {"rotate": 30.0},
+    "shear": {"shear": 20.0},
+    "perspective": {"perspective": 0.5},
+    "affine": {"affine": 0.0, "rotate": 30.0},
+    "flip": {"flip": 1.0},
+    "flip_vertical": {"flip_vertical": 1.0},
+    "hsv_hue": {"hsv_hue": 0.3},
+    "hsv_saturation": {"hsv_saturation": 0.9},
+    "hsv_value": {"hsv_value": 0.9},
+    "hsv": {"hsv": 0.0, "hsv_value": 0.9},
+    "grey": {"grey": 1.0},
+    "blur": {"blur": 1.0},
+    "blur_limit": {"blur": 1.0, "blur_limit": 31},
+    "jpeg": {"jpeg": 1.0},
+    "jpeg_quality": {"jpeg": 1.0, "jpeg_quality": 1},
+    "extra": {"extra": [{"InvertImg": {"p": 1.0}}]},
+}
+# Strengths that something else must switch on: compared with that alone.
+BASES = {name: {k: v for k, v in STRONG[name].items() if k != name} for name in STRONG}
 
 
 def view(config: AugmentConfig) -> np.ndarray:
     """An augmented sample of random images, always with the same random numbers."""
 
-    def load(i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def load(i: int) -> Drawn:
         image = np.random.default_rng(i).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-        return image, np.array([[8.0, 8.0, 40.0, 40.0]]), np.array([0])
+        return Drawn(image, np.array([[8.0, 8.0, 30.0, 30.0]], dtype=np.float32), np.array([0]))
 
     image, *_ = Augmenter(config, 64, load, 8)(0, np.random.default_rng(0), use_mosaic=True)
     return np.asarray(image)
@@ -139,8 +166,8 @@ def view(config: AugmentConfig) -> np.ndarray:
 
 @pytest.mark.parametrize("name", STRONG)
 def test_every_strength_changes_the_image(name: str) -> None:
-    changed: dict[str, Any] = {name: STRONG[name]}
-    assert not np.array_equal(view(dataclasses.replace(WEAK, **changed)), view(WEAK))
+    changed, base = dataclasses.replace(WEAK, **STRONG[name]), dataclasses.replace(WEAK, **BASES[name])
+    assert not np.array_equal(view(changed), view(base))
 
 
 def test_close_mosaic_and_all_strengths_are_covered() -> None:

@@ -14,14 +14,15 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from yolo_lite.data.augment import AugmentConfig
 from yolo_lite.data.classes import check_classes
 from yolo_lite.data.datamodule import DetectionDataModule
-from yolo_lite.data.transforms import AugmentConfig
 from yolo_lite.training.batch_size import AutoBatchSize
 from yolo_lite.training.callbacks import (
     EpochLine,
     EpochMeans,
     NominalBatch,
+    PositivesWatch,
     SameEverywhere,
     Speed,
 )
@@ -64,6 +65,7 @@ def trainer_defaults() -> dict[str, Any]:
             StopSignals(),
             NonFiniteGuard(),
             EpochMeans(),
+            PositivesWatch(),
             EpochLine(),
             MetricsFile(),
             RandomStates(),
@@ -123,7 +125,8 @@ class TrainCLI(LightningCLI):
         names = self.checked_data.check()
         check_classes(config.model.class_names or names, names)
         config.model.class_names = names
-        data_name = self.checked_data.root.resolve().name if self.checked_data.root is not None else "shapes"
+        root = self.checked_data.root.resolve() if self.checked_data.root is not None else Path("shapes")
+        data_name = root.parent.name if root.is_file() else root.name  # a data.yaml has the name of its folder
         self.home = None if config.name is None and config.runs_dir == RUNS_DIR else Path(config.runs_dir)
         config.name = config.name or f"{config.model.variant}-{data_name}"
         if self.home is not None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import colorsys
 import os
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from yolo_lite.data.augment import AugmentConfig
 from yolo_lite.data.datamodule import DetectionDataModule
-from yolo_lite.data.transforms import RandomHSV
+from yolo_lite.data.transforms import jitter_colours
 from yolo_lite.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -72,9 +75,34 @@ def test_importing_the_transforms_forbids_the_update_check() -> None:
 
 @pytest.mark.parametrize("strength", [0.0, 0.5])
 def test_colour_jitter_leaves_grey_grey(strength: float) -> None:
-    transform = RandomHSV(hue=strength / 10, saturation=strength, value=strength)
-    transform.set_random_seed(0)
     image = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
-    out = transform(image=image)["image"]
+    out = jitter_colours(image, np.array([strength / 10, strength, strength]))
     assert (out.max(axis=2) == out.min(axis=2)).all()
     assert np.array_equal(out, image) == (strength == 0)
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ([{"GausNoise": {}}], "no transform GausNoise .*GaussNoise"),
+        ([{"GaussNoise": {"strength": 3}}], "strength"),
+        ([{"Compose": {"transforms": []}}], "no transform Compose"),
+        ([{"RandomGamma": {"gamma_limit": "much"}}], "RandomGamma"),
+    ],
+)
+def test_an_unknown_transform_is_one_line(extra: list[dict[str, dict[str, Any]]], expected: str) -> None:
+    with pytest.raises(UserError, match=expected) as caught:
+        AugmentConfig(extra=extra)
+    assert "\n" not in str(caught.value)
+
+
+def test_colour_jitter_multiplies_and_turns() -> None:
+    """Against the definition, pixel by pixel, in floating point."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    gains = np.array([0.1, -0.4, -0.3])
+    out = jitter_colours(image, gains) / 255
+    for before, after in zip(image.reshape(-1, 3) / 255, out.reshape(-1, 3), strict=True):
+        hue, saturation, value = colorsys.rgb_to_hsv(*before)
+        expected = colorsys.hsv_to_rgb((hue + gains[0]) % 1, saturation * 0.6, value * 0.7)
+        np.testing.assert_allclose(after, expected, atol=0.03)

@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
+from yolo_lite.data.augment import AugmentConfig
 from yolo_lite.data.catalog import open_split
 from yolo_lite.data.dataset import EvalDataset, ImageSource, TrainDataset
-from yolo_lite.data.transforms import AugmentConfig, letterbox
+from yolo_lite.data.transforms import letterbox
 from yolo_lite.data.types import SampleKey
 from yolo_lite.utils.errors import UserError
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 
 from yolo_lite.data.coco import read_coco
 from yolo_lite.data.index import DetectionIndex, PackedStrings
+from yolo_lite.data.json_stream import CHUNK_BYTES
 from yolo_lite.utils.errors import UserError
 
 GOOD: dict[str, Any] = {
@@ -30,10 +33,19 @@ GOOD: dict[str, Any] = {
 }
 
 
+chunk_bytes = CHUNK_BYTES
+
+
+@pytest.fixture(autouse=True, params=[CHUNK_BYTES, 7], ids=["at once", "in pieces"])
+def in_pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file is read as a whole and in pieces that end inside of everything."""
+    monkeypatch.setitem(globals(), "chunk_bytes", request.param)
+
+
 def read(tmp_path: Path, content: Any) -> DetectionIndex:
     path = tmp_path / "train.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return read_coco(path, tmp_path)
+    return read_coco(path, tmp_path, chunk_bytes)
 
 
 def test_the_root_category_of_roboflow_is_no_class(
@@ -86,7 +98,7 @@ def test_index_of_a_good_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ids", [[1, 2, 3], [0, 1, 2], [90, 13, 44], [3, 1, 2], [1000000, 0, 7]])
 def test_category_ids_become_indices_in_their_order(tiny_coco: Callable[..., Path], ids: list[int]) -> None:
     root = tiny_coco(num_train=6, num_classes=3, category_ids=ids)
-    index = read_coco(root / "annotations" / "train.json", root / "images" / "train")
+    index = read_coco(root / "annotations" / "train.json", root / "images" / "train", chunk_bytes)
     assert index.category_ids == sorted(ids)
     assert index.class_names == [f"class{ids.index(i)}" for i in sorted(ids)]
     for i in range(6):  # image i holds class i % 3
@@ -226,17 +238,63 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, content: Any, named: 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no annotation file .*none\.json"):
-        read_coco(tmp_path / "none.json", tmp_path)
+        read_coco(tmp_path / "none.json", tmp_path, chunk_bytes)
     with pytest.raises(UserError, match="cannot read"):
-        read_coco(tmp_path, tmp_path)
+        read_coco(tmp_path, tmp_path, chunk_bytes)
     (tmp_path / "latin.json").write_bytes(b'{"images": "\xe9\xff"}')
     with pytest.raises(UserError, match="not valid JSON"):
-        read_coco(tmp_path / "latin.json", tmp_path)
+        read_coco(tmp_path / "latin.json", tmp_path, chunk_bytes)
+
+
+@pytest.mark.parametrize("keys", itertools.permutations(GOOD))
+def test_the_lists_come_in_any_order(tmp_path: Path, keys: tuple[str, ...]) -> None:
+    others = {"info": {"version": 1.5}, "licenses": [{"id": 1}, 2], "empty": [], "number": -12.5e3, "nothing": None}
+    content = {**dict.fromkeys(others), **{key: GOOD[key] for key in keys}, **others}
+    index, expected = read(tmp_path, content), read(tmp_path, GOOD)
+    assert index.labels.tolist() == expected.labels.tolist()
+    assert index.boxes_xywh.tolist() == expected.boxes_xywh.tolist()
+    assert [index.file_names[i] for i in range(2)] == ["a.jpg", "b.jpg"]
+
+
+def test_of_two_lists_of_one_name_the_last_counts(tmp_path: Path) -> None:
+    text = json.dumps(GOOD)
+    index = read(tmp_path, '{"images": [{"id": 1, "file_name": "c.jpg", "height": 9, "width": 9}], ' + text[1:])
+    assert index.image_ids.tolist() == [7, 3]
+
+
+def test_many_ids_out_of_order(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    ids = rng.permutation(5000)[:400] * 10**12 - 10**15
+    owner, category = rng.integers(400, size=3000), rng.integers(7, size=3000)
+    content = {
+        "images": [{"id": int(i), "file_name": f"{i}.jpg", "height": 5000, "width": 5000} for i in ids],
+        "annotations": [
+            {"image_id": int(ids[o]), "category_id": int(100 - c), "bbox": [k, 1, 2, 3]}
+            for k, (o, c) in enumerate(zip(owner, category, strict=True))
+        ],
+        "categories": [{"id": 100 - c, "name": f"class{c}"} for c in range(7)],
+    }
+    index = read(tmp_path, content)
+    for i in range(0, 400, 7):
+        assert index.image_ids[i] == ids[i]
+        assert index.file_names[i] == f"{ids[i]}.jpg"
+        assert index.boxes_xywh[index.rows(i), 0].tolist() == np.flatnonzero(owner == i).tolist()
+        names = [index.class_names[k] for k in index.labels[index.rows(i)]]
+        assert names == [f"class{c}" for c in category[owner == i]]
+
+
+def test_progress_of_a_long_file_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("yolo_lite.utils.progress.INTERVAL", 0.0)
+    with caplog.at_level(logging.INFO, logger="yolo_lite"):
+        read(tmp_path, GOOD)
+    assert re.search(r"reading train.json: \d+ %, 0 annotations", caplog.text)
 
 
 def test_byte_order_mark_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "bom.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode())
-    assert len(read_coco(tmp_path / "bom.json", tmp_path)) == 2
+    assert len(read_coco(tmp_path / "bom.json", tmp_path, chunk_bytes)) == 2
 
 
 def test_selected_images_keep_their_annotations(tmp_path: Path) -> None:
@@ -259,7 +317,7 @@ def test_packed_strings() -> None:
 
 def test_coco_with_gaps_in_its_ids(data_root: Callable[[str], Path]) -> None:
     root = data_root("coco128")
-    index = read_coco(root / "annotations" / "train.json", root / "images")
+    index = read_coco(root / "annotations" / "train.json", root / "images", chunk_bytes)
     assert len(index.class_names) == 80
     assert index.category_ids[0] == 1
     assert index.category_ids[-1] == 90

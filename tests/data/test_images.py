@@ -1,21 +1,16 @@
-"""Image files: what is refused and why, what is decoded to upright RGB, and the shared cache."""
+"""Image files: what is refused and why, and what is decoded to upright RGB."""
 
 from __future__ import annotations
 
 import io
-import multiprocessing
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from yolo_lite.data.catalog import open_split
-from yolo_lite.data.dataset import ImageSource
 from yolo_lite.data.images import (
     ImageProblem,
-    SharedImageCache,
     inspect_image,
     read_image,
     resize_image,
@@ -139,6 +134,12 @@ def test_a_text_says_so(tmp_path: Path) -> None:
     assert reason(path) == "not an image"
 
 
+def test_heic_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "image.HEIC"
+    path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    assert reason(path) == "HEIC, which is not read: save it as JPEG"
+
+
 def test_folder_named_as_an_image(tmp_path: Path) -> None:
     (tmp_path / "image.jpg").mkdir()
     assert reason(tmp_path / "image.jpg")
@@ -208,53 +209,3 @@ def test_resizing_keeps_the_aspect() -> None:
     assert resize_image(picture(), 80, 120).shape == (80, 120, 3)
     same = picture()
     assert resize_image(same, HEIGHT, WIDTH) is same
-
-
-def test_cache_gives_back_what_was_put() -> None:
-    shapes = np.array([[4, 6], [5, 3], [2, 2]])
-    cache = SharedImageCache(shapes)
-    rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (h, w, 3)).astype(np.uint8) for h, w in shapes]
-    assert all(cache.get(i) is None for i in range(3))
-    for i in (2, 0):
-        cache.put(i, images[i])
-    assert cache.get(1) is None
-    for i in (2, 0):
-        found = cache.get(i)
-        assert found is not None
-        assert np.array_equal(found, images[i])
-    assert SharedImageCache.size_in_bytes(shapes) == 3 * (24 + 15 + 4)
-    assert SharedImageCache.room_in_bytes() > 0
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_cache_is_shared_between_processes(method: str) -> None:
-    if method not in multiprocessing.get_all_start_methods():
-        pytest.skip(f"no start method {method} here")
-    cache = SharedImageCache(np.array([[2, 2], [2, 3]]))
-    image = np.full((2, 3, 3), 9, dtype=np.uint8)
-    process = multiprocessing.get_context(method).Process(target=cache.put, args=(1, image))
-    process.start()
-    process.join(60)
-    assert process.exitcode == 0
-    found = cache.get(1)
-    assert found is not None
-    assert np.array_equal(found, image)
-    assert cache.get(0) is None
-
-
-@pytest.mark.parametrize("cache", ["auto", "ram", "none"])
-def test_cached_images_are_the_decoded_ones(tiny_coco: Callable[..., Path], cache: str) -> None:
-    index = open_split(tiny_coco(num_train=3, size=(75, 131)), "train")
-    source = ImageSource(index, 64, cache)  # type: ignore[arg-type]
-    for i in (1, 1, 0, 2, 1):
-        expected = resize_image(read_image(index.path(i)), *resized_shape(75, 131, 64))
-        assert np.array_equal(source.image(i), expected)
-
-
-def test_a_cache_that_does_not_fit(tiny_coco: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    index = open_split(tiny_coco(num_train=3), "train")
-    monkeypatch.setattr(SharedImageCache, "room_in_bytes", staticmethod(lambda: 10))
-    assert ImageSource(index, 64, "auto").image(0).shape == (48, 64, 3)
-    with pytest.raises(UserError, match=r"--data\.cache none"):
-        ImageSource(index, 64, "ram")

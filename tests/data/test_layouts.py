@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -225,3 +226,61 @@ def test_boxes_outside_the_real_file_are_not_trained_on(tiny_coco: Callable[...,
     path.write_text(json.dumps(content))
     boxes, _ = open_split(root, "train").training_boxes(0)
     assert boxes.shape == (0, 4)
+
+
+def test_coco_wins_over_yolo_and_yolo_over_voc(
+    tiny_coco: Callable[..., Path],
+    as_yolo: Callable[[Path], Path],
+    as_voc: Callable[[Path], Path],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    coco = tiny_coco(num_train=3, num_val=2)
+    yolo, voc = as_yolo(coco), as_voc(coco)
+    assert find_split(yolo, "train").format == "yolo"
+    assert find_split(voc, "train").format == "voc"
+    with caplog.at_level(logging.INFO, "yolo_lite"):
+        shutil.copytree(voc, yolo, dirs_exist_ok=True)
+        assert find_split(yolo, "train").format == "yolo"
+        shutil.copytree(coco, yolo, dirs_exist_ok=True)
+        assert [find_split(yolo, split).format for split in ("train", "val")] == ["coco"] * 2
+    first, second = [record.getMessage() for record in caplog.records]
+    assert "data.yaml is read" in first
+    assert "the COCO annotations are read" in second
+
+
+def test_the_format_is_the_same_for_all_splits(tiny_coco: Callable[..., Path], as_yolo: Callable[[Path], Path]) -> None:
+    """Categories of COCO and of YOLO have other numbers, even where they have the same names."""
+    coco = tiny_coco(num_train=3, num_val=2)
+    root = as_yolo(coco)
+    (coco / "annotations").rename(root / "annotations")
+    (root / "annotations" / "val.json").unlink()
+    assert find_split(root, "train").format == "coco"
+    with pytest.raises(UserError, match="no val annotations"):
+        find_split(root, "val")
+    assert find_split(root / "data.yaml", "val").format == "yolo"
+
+
+@pytest.mark.parametrize("layout", ["labels", "train/labels"])
+def test_yolo_labels_without_a_yaml_say_what_to_write(tmp_path: Path, layout: str) -> None:
+    (tmp_path / layout).mkdir(parents=True)
+    images, val = ("images/train", "images/val") if layout == "labels" else ("train/images", "valid/images")
+    (tmp_path / val).mkdir(parents=True)
+    with pytest.raises(UserError) as error:
+        find_split(tmp_path, "train")
+    for text in ["no data.yaml", f"`train: {images}`", f"`val: {val}`", "`names: "]:
+        assert text in str(error.value)
+    (tmp_path / "coco128.yaml").write_text("names: [a]")
+    with pytest.raises(UserError, match=r"--data\.root .*coco128\.yaml"):
+        find_split(tmp_path, "train")
+
+
+def test_a_file_that_is_no_yaml(tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text("{}")
+    with pytest.raises(UserError, match=r"train\.json is neither a data folder nor a data\.yaml"):
+        find_split(tmp_path / "train.json", "train")
+
+
+def test_image_folders_go_with_coco_alone(tiny_coco: Callable[..., Path], as_yolo: Callable[[Path], Path]) -> None:
+    root = as_yolo(tiny_coco(num_train=2))
+    with pytest.raises(UserError, match=r"--data\.train_images goes with COCO"):
+        find_split(root, "train", None, Path("images"))

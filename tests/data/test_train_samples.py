@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
+from yolo_lite.data.augment import AugmentConfig
 from yolo_lite.data.catalog import open_split
 from yolo_lite.data.collate import collate
 from yolo_lite.data.dataset import Cache, ImageSource, TrainDataset
+from yolo_lite.data.geometry import FILL
 from yolo_lite.data.sampler import TrainSampler
-from yolo_lite.data.transforms import FILL, AugmentConfig
 from yolo_lite.data.types import Batch, SampleKey
 
 NO_COLOUR = {"hsv_hue": 0.0, "hsv_saturation": 0.0, "hsv_value": 0.0}
@@ -110,15 +112,17 @@ def test_no_augmentation_is_ever_repeated(
     assert len(set(found)) == 32
 
 
-@pytest.mark.parametrize("probability", ["flip", "hsv"])
-def test_albumentations_draws_differ_too(tiny_coco: Callable[..., Path], probability: str) -> None:
-    """With the geometry still, what is left comes from the generator inside `Compose`."""
+@pytest.mark.parametrize("probability", ["flip", "hsv", "extra"])
+def test_draws_of_every_kind_differ(tiny_coco: Callable[..., Path], probability: str) -> None:
+    """With the geometry still: our own draws, and those of the generator inside albumentations' `Compose`."""
     root = tiny_coco(num_train=16, num_classes=1, empty_images=range(1, 16), background=(90,))
     first = next((root / "images" / "train").glob("*_000.png"))
     for path in (root / "images" / "train").iterdir():
         path.write_bytes(first.read_bytes())
     still = {"mosaic": 0.0, "scale": 0.0, "translate": 0.0}
-    options = {"flip": 0.5, **NO_COLOUR} if probability == "flip" else {"flip": 0.0}
+    options: dict[str, Any] = {"flip": 0.5, **NO_COLOUR} if probability == "flip" else {"flip": 0.0}
+    if probability == "extra":
+        options |= {**NO_COLOUR, "extra": [{"RandomBrightnessContrast": {"p": 1.0}}]}
     dataset = make_dataset(root, AugmentConfig(**still, **options))
     sampler = TrainSampler(16)
     loader = make_loader(dataset, sampler, workers=2, persistent=False)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from yolo_lite.data.coco import read_coco, visible_boxes
-from yolo_lite.data.images import ImageProblem, inspect_image
-from yolo_lite.data.index import DetectionIndex
-from yolo_lite.data.layouts import Split, find_split, pick_image_dir
+from yolo_lite.data.image_check import BadImages, ImageCheck, check_images
+from yolo_lite.data.index import DetectionIndex, read_header
+from yolo_lite.data.index_cache import open_or_make, saved_index_folder
+from yolo_lite.data.layouts import Split, SplitSource, find_split, pick_image_dir
+from yolo_lite.data.voc import read_voc
+from yolo_lite.data.yolo_txt import read_yolo
 from yolo_lite.utils.errors import UserError
 
 log = logging.getLogger(__name__)
-
-NAMED_PROBLEMS = 5
 
 
 def open_split(
@@ -25,6 +25,7 @@ def open_split(
     annotations: Path | None = None,
     image_dir: Path | None = None,
     max_bad_images: float = 0.1,
+    index_cache: Path | None = None,
 ) -> DetectionIndex:
     """Find, parse and check one split.
 
@@ -34,33 +35,87 @@ def open_split(
         annotations: its annotation file, if it is not where it is looked for.
         image_dir: its image folder, likewise.
         max_bad_images: share of unusable images that is tolerated; they are left out and named.
+        index_cache: where the indices of large annotation files are kept; None: see `saved_index_folder`.
 
     Raises:
         UserError: the split is not there, is not COCO, or too many of its images are unusable.
     """
     source = find_split(root, split, annotations, image_dir)
+    if source.format == "yolo":
+        index, inspected = read_yolo(source.annotations, split)
+        return drop_bad_images(index, max_bad_images, ImageCheck.collect(inspected, len(index)))[0]
+    if source.format == "voc":
+        return drop_bad_images(read_voc(source.annotations, source.image_dirs[0]), max_bad_images)[0]
+    return open_coco(source, max_bad_images, index_cache)
+
+
+def read_split(source: SplitSource, split: Split) -> DetectionIndex:
+    """A split as its annotations have it: no image is left out, sizes are not corrected.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if source.format == "yolo":
+        return read_yolo(source.annotations, split)[0]
+    if source.format == "voc":
+        return read_voc(source.annotations, source.image_dirs[0])
+    return read_coco_source(source)
+
+
+def read_coco_source(source: SplitSource) -> DetectionIndex:
+    """A COCO file, with the folder that its images are in."""
     index = read_coco(source.annotations, source.image_dirs[0])
-    names = [index.file_names[i] for i in range(len(index))]
-    index.image_dir = pick_image_dir(source, names)
-    return drop_bad_images(index, max_bad_images)
+    index.image_dir = pick_image_dir(source, first_and_last(index))
+    return index
 
 
-def drop_bad_images(index: DetectionIndex, max_bad_images: float) -> DetectionIndex:
-    """The index without unusable images, with the sizes that the files really have."""
-    with ThreadPoolExecutor(max_workers=8) as pool:  # the files may lie on a network disk
-        results = list(pool.map(lambda i: inspect_image(index.path(i)), range(len(index)), chunksize=64))
-    problems = [result for result in results if isinstance(result, ImageProblem)]
-    if problems:
-        named = ", ".join(map(str, problems[:NAMED_PROBLEMS]))
-        more = f" and {len(problems) - NAMED_PROBLEMS} more" if len(problems) > NAMED_PROBLEMS else ""
-        message = f"{index.source}: {len(problems)} of {len(index)} images cannot be used: {named}{more}"
-        if len(problems) > max_bad_images * len(index) or len(problems) == len(index):
-            raise UserError(f"{message}; mend them or raise --data.max_bad_images (now {max_bad_images:g})")
-        log.warning("%s; they are left out", message)
-    keep = np.array([i for i, result in enumerate(results) if not isinstance(result, ImageProblem)], dtype=np.int64)
-    if problems:
+def open_coco(source: SplitSource, max_bad_images: float, index_cache: Path | None = None) -> DetectionIndex:
+    """Parse and check a COCO file, or open what was kept of it."""
+
+    def read() -> tuple[DetectionIndex, BadImages]:
+        return drop_bad_images(read_coco_source(source), max_bad_images)
+
+    folder = saved_index_folder(source, index_cache)
+    if folder is None:
+        return read()[0]
+    index, is_new = open_or_make(folder, read)
+    if not is_new:
+        index.source = source.annotations
+        index.image_dir = pick_image_dir(source, first_and_last(index))
+        kept = f" (as seen when {folder} was written: delete it after changes to the images)"
+        BadImages(**read_header(folder)["notes"]).report(source.annotations, max_bad_images, kept)
+    return index
+
+
+def first_and_last(index: DetectionIndex) -> list[str]:
+    """A few file names."""
+    count = len(index)
+    return [index.file_names[i] for i in (*range(min(20, count)), *range(max(0, count - 5), count))]
+
+
+def drop_bad_images(
+    index: DetectionIndex, max_bad_images: float, check: ImageCheck | None = None
+) -> tuple[DetectionIndex, BadImages]:
+    """The index without unusable images, with the sizes that the files really have, and what was left out.
+
+    Args:
+        index: the split.
+        max_bad_images: share of unusable images that is tolerated.
+        check: what is known of its images; None: look at them.
+
+    Raises:
+        UserError: more than the share `max_bad_images` of the images.
+    """
+    check = check_images(index) if check is None else check
+    check.bad.report(index.source, max_bad_images)
+    keep = np.flatnonzero(check.is_good)
+    if check.bad.count:
         index = index.select(keep)
-    sizes = np.array([results[i] for i in keep], dtype=np.int32)
+    return with_sizes(index, check.sizes[keep]), check.bad
+
+
+def with_sizes(index: DetectionIndex, sizes: np.ndarray) -> DetectionIndex:
+    """The index with the sizes (N, 2) of the files; a warning where the annotations say otherwise."""
     differs = np.flatnonzero((sizes != index.sizes).any(axis=1))
     if len(differs):
         i = int(differs[0])

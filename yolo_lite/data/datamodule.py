@@ -13,21 +13,24 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
+from yolo_lite.data.augment import AugmentConfig
 from yolo_lite.data.catalog import check_same_classes, open_split
 from yolo_lite.data.collate import collate
-from yolo_lite.data.dataset import Cache, EvalDataset, ImageSource, TrainDataset
+from yolo_lite.data.dataset import STRIDE, Cache, EvalDataset, ImageSource, TrainDataset
 from yolo_lite.data.index import DetectionIndex
 from yolo_lite.data.layouts import Split
-from yolo_lite.data.sampler import EvalSampler, TrainSampler
+from yolo_lite.data.quick_check import warn_before_training
+from yolo_lite.data.sampler import EvalSampler, ShapeBatches, TrainSampler
 from yolo_lite.data.shapes import make_shapes
-from yolo_lite.data.transforms import AugmentConfig, check_albumentations
+from yolo_lite.data.transforms import check_albumentations
 from yolo_lite.data.types import Batch, Sample
 from yolo_lite.utils.errors import UserError
 from yolo_lite.utils.signals import STOP_SIGNALS
 
 SHAPES_ROOT = Path("datasets/shapes")
 MAX_WORKERS = 8
-STRIDE = 32
+# Without a cache, mosaics take their partners from so many batches that the worker loaded before.
+RECENT_BATCHES = 7
 
 
 def start_worker(worker_id: int) -> None:
@@ -51,7 +54,12 @@ class DetectionDataModule(L.LightningDataModule):
         batch_size: images per process and step; auto (train.py only): the most that the memory holds, at most the
             nominal batch over all processes.
         num_workers: loader processes; None: one per core, at most 8.
-        cache: keep decoded images in memory shared by the workers: ram, none, or auto (where they fit easily).
+        cache: keep decoded images: ram (in memory that the workers share), disk (in a file, also for later runs), none,
+            or auto (in memory where they fit easily).
+        cache_dir: folder of the disk cache; None: image_cache in the run's working directory.
+        multi_scale: each batch has a side between `1 - x` and `1 + x` times image_size, a multiple of 32.
+        rect_validation: pad validation images to the next multiple of 32 instead of a square: quicker, and the numbers
+            differ a little.
         augment: strength of the training augmentation.
         max_bad_images: share of missing or broken images that is tolerated (they are left out and named).
         train_annotations: annotation file of the training split, if it is not where it is looked for.
@@ -60,6 +68,8 @@ class DetectionDataModule(L.LightningDataModule):
         val_images: image folder of the validation split.
         test_annotations: annotation file of the test split.
         test_images: image folder of the test split.
+        index_cache: folder in which the indices of annotation files from 50 MB on are kept for later runs; None:
+            .yolo-lite-index beside the file, or ~/.cache/yolo-lite where that cannot be written to.
         seed: of order and augmentation; train.py passes --seed_everything.
     """
 
@@ -70,6 +80,9 @@ class DetectionDataModule(L.LightningDataModule):
         batch_size: int | Literal["auto"] = 16,
         num_workers: int | None = None,
         cache: Cache = "auto",
+        cache_dir: Path | str | None = None,
+        multi_scale: float = 0.0,
+        rect_validation: bool = False,
         augment: AugmentConfig = AugmentConfig(),  # noqa: B008 (frozen)
         max_bad_images: float = 0.1,
         train_annotations: Path | str | None = None,
@@ -78,6 +91,7 @@ class DetectionDataModule(L.LightningDataModule):
         val_images: Path | str | None = None,
         test_annotations: Path | str | None = None,
         test_images: Path | str | None = None,
+        index_cache: Path | str | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -89,6 +103,8 @@ class DetectionDataModule(L.LightningDataModule):
             raise UserError(f"data.batch_size={batch_size}: give at least 1")
         if num_workers is not None and num_workers < 0:
             raise UserError(f"data.num_workers={num_workers}: give at least 0")
+        if not 0 <= multi_scale < 1:
+            raise UserError(f"data.multi_scale={multi_scale}: give a share in [0, 1)")
         if not 0 <= max_bad_images <= 1:
             raise UserError(f"data.max_bad_images={max_bad_images}: give a share from 0 to 1")
         self.root = None if root is None else Path(root)
@@ -96,6 +112,9 @@ class DetectionDataModule(L.LightningDataModule):
         self.batch_size: int | Literal["auto"] = batch_size
         self.num_workers = min(MAX_WORKERS, os.cpu_count() or 1) if num_workers is None else num_workers
         self.cache: Cache = cache
+        self.cache_dir = as_path(cache_dir) or Path("image_cache")
+        self.multi_scale = multi_scale
+        self.rect_validation = rect_validation
         self.augment = augment
         self.max_bad_images = max_bad_images
         self.sources: dict[Split, tuple[Path | None, Path | None]] = {
@@ -103,6 +122,7 @@ class DetectionDataModule(L.LightningDataModule):
             "val": (as_path(val_annotations), as_path(val_images)),
             "test": (as_path(test_annotations), as_path(test_images)),
         }
+        self.index_cache = as_path(index_cache)
         self.seed = seed
         self.eval_split: Split = "val"
         self._indexes: dict[Split, DetectionIndex] = {}
@@ -112,7 +132,8 @@ class DetectionDataModule(L.LightningDataModule):
         """The checked index of a split; opened at first use."""
         if split not in self._indexes:
             root = make_shapes(SHAPES_ROOT) if self.root is None else self.root
-            self._indexes[split] = open_split(root, split, *self.sources[split], self.max_bad_images)
+            source = self.sources[split]
+            self._indexes[split] = open_split(root, split, *source, self.max_bad_images, self.index_cache)
         return self._indexes[split]
 
     @property
@@ -123,6 +144,7 @@ class DetectionDataModule(L.LightningDataModule):
     def check(self) -> list[str]:
         """Open both splits of a training run, before anything expensive starts; returns the class names."""
         check_same_classes(self.index("train"), self.index("val"))
+        warn_before_training(self.index("train"), self.index("val"), self.image_size, self.root)
         return self.index("train").class_names
 
     @property
@@ -139,9 +161,19 @@ class DetectionDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Sample]:
         trainer = self.trainer
         assert trainer is not None
-        source = ImageSource(self.index("train"), self.image_size, self.cache)
-        rank, processes = trainer.global_rank, trainer.world_size
-        sampler = TrainSampler(len(source.index), self.seed, rank, processes, self.images_per_batch)
+        rank, processes, batch_size = trainer.global_rank, trainer.world_size, self.images_per_batch
+        recent = (RECENT_BATCHES + 1) * batch_size
+        source = ImageSource(self.index("train"), self.image_size, self.cache, self.cache_dir, recent)
+        sampler = TrainSampler(
+            len(source.index),
+            self.seed,
+            rank,
+            processes,
+            batch_size,
+            sizes=scales(self.image_size, self.multi_scale),
+            recent_batches=0 if source.is_cached else RECENT_BATCHES,
+            num_workers=self.num_workers,
+        )
         # Lightning asks for the loader, and starts its workers, before it restores its own counters.
         epoch, batches_done = self.resumed_position(len(source.index), processes)
         sampler.set_epoch(epoch)
@@ -149,7 +181,7 @@ class DetectionDataModule(L.LightningDataModule):
         steps_per_epoch = math.ceil(sampler.num_batches / trainer.accumulate_grad_batches)
         mosaic_epochs = self.augment.mosaic_epochs(planned_epochs(trainer, steps_per_epoch))
         dataset = TrainDataset(source, self.augment, mosaic_epochs, self.seed)
-        return self.loader(dataset, sampler)
+        return self.loader(dataset, sampler=sampler, batch_size=batch_size)
 
     def state_dict(self) -> dict[str, int]:
         """Which epoch is next or under way, how many of its batches are done, and what a batch is."""
@@ -194,15 +226,16 @@ class DetectionDataModule(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Sample]:
         trainer = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        dataset = EvalDataset(ImageSource(self.eval_index, self.image_size, self.cache))
-        return self.loader(dataset, EvalSampler(len(dataset), rank, world_size))
+        source = ImageSource(self.eval_index, self.image_size, self.cache, self.cache_dir)
+        dataset = EvalDataset(source, self.rect_validation)
+        sampler = EvalSampler(len(dataset), rank, world_size)
+        return self.loader(dataset, batch_sampler=ShapeBatches(sampler, dataset.shapes, self.images_per_batch))
 
-    def loader(self, dataset: TrainDataset | EvalDataset, sampler: TrainSampler | EvalSampler) -> DataLoader[Sample]:
+    def loader(self, dataset: TrainDataset | EvalDataset, **batches: Any) -> DataLoader[Sample]:
         """A loader with persistent workers."""
         return DataLoader(
             dataset,
-            batch_size=self.images_per_batch,
-            sampler=sampler,
+            **batches,
             num_workers=self.num_workers,
             collate_fn=collate,
             worker_init_fn=start_worker,
@@ -224,6 +257,14 @@ def planned_epochs(trainer: L.Trainer, steps_per_epoch: int) -> int:
     if trainer.max_steps >= 0:
         limits.append(math.ceil(trainer.max_steps / steps_per_epoch))
     return min(limits, default=1)
+
+
+def scales(image_size: int, share: float) -> list[int]:
+    """The multiples of the stride between `1 - share` and `1 + share` times a size; none if it does not change."""
+    if share == 0:
+        return []
+    low, high = math.ceil(image_size * (1 - share) / STRIDE), math.floor(image_size * (1 + share) / STRIDE)
+    return [STRIDE * k for k in range(max(1, low), high + 1)]
 
 
 def as_path(value: Path | str | None) -> Path | None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from yolo_lite.data.images import SharedImageCache, read_image, resize_image, resized_shape
+from yolo_lite.data.augment import AugmentConfig, Augmenter
+from yolo_lite.data.cache import DiskCache, ImageCache, memory_cache, memory_room, pixel_offsets
+from yolo_lite.data.geometry import Drawn
+from yolo_lite.data.images import read_image, resize_image, resized_shape
 from yolo_lite.data.index import DetectionIndex
-from yolo_lite.data.transforms import AugmentConfig, Augmenter, Drawn, letterbox
+from yolo_lite.data.transforms import letterbox
 from yolo_lite.data.types import Letterbox, Sample, SampleKey
 from yolo_lite.utils.errors import UserError
 
-Cache = Literal["auto", "ram", "none"]
+Cache = Literal["auto", "ram", "disk", "none"]
+STRIDE = 32
 
 
 class ImageSource:
@@ -22,33 +28,58 @@ class ImageSource:
     Args:
         index: the split.
         image_size: pixels.
-        cache: `ram` keeps the decoded images, `none` does not, `auto` does if they fit easily.
+        cache: `ram` and `disk` keep the decoded images, `none` does not, `auto` does in memory if they fit easily.
+        cache_dir: folder of `disk`.
+        recent: without a cache, each process keeps so many of the images that it decoded last.
+
+    Raises:
+        UserError: the cache does not fit.
     """
 
-    def __init__(self, index: DetectionIndex, image_size: int, cache: Cache) -> None:
+    def __init__(
+        self, index: DetectionIndex, image_size: int, cache: Cache, cache_dir: Path | None = None, recent: int = 0
+    ) -> None:
         self.index = index
         self.image_size = image_size
-        self._cache: SharedImageCache | None = None
-        if cache != "none":
-            shapes = np.array([resized_shape(h, w, image_size) for h, w in index.sizes.tolist()], dtype=np.int64)
-            need, room = SharedImageCache.size_in_bytes(shapes), SharedImageCache.room_in_bytes()
-            if need <= room:
-                self._cache = SharedImageCache(shapes)
-            elif cache == "ram":
-                raise UserError(
-                    f"the image cache needs {need / 2**30:.1f} GiB of shared memory and {room / 2**30:.1f} GiB "
-                    "are to be had; use --data.cache none or a smaller --data.image_size"
-                )
+        self.shapes = np.array([resized_shape(h, w, image_size) for h, w in index.sizes.tolist()], dtype=np.int64)
+        self._cache = self._make_cache(cache, cache_dir)
+        self._recent: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._capacity = recent if self._cache is None else 0
+
+    def _make_cache(self, cache: Cache, cache_dir: Path | None) -> ImageCache | None:
+        if cache == "none":
+            return None
+        if cache == "disk":
+            assert cache_dir is not None
+            return DiskCache(cache_dir, self.index, self.image_size, self.shapes)
+        need, room = int(pixel_offsets(self.shapes)[-1]), memory_room()
+        if need <= room:
+            return memory_cache(self.shapes)
+        if cache == "ram":
+            raise UserError(
+                f"the image cache needs {need / 2**30:.1f} GiB of shared memory and {room / 2**30:.1f} GiB "
+                "are to be had; use --data.cache disk or none, or a smaller --data.image_size"
+            )
+        return None
+
+    @property
+    def is_cached(self) -> bool:
+        """Every image is decoded once."""
+        return self._cache is not None
 
     def image(self, i: int) -> np.ndarray:
         """(h, w, 3) uint8 RGB, not to be written to."""
-        cached = self._cache.get(i) if self._cache is not None else None
+        cached = self._cache.get(i) if self._cache is not None else self._recent.get(i)
         if cached is not None:
             return cached
-        height, width = self.index.sizes[i].tolist()
-        image = resize_image(read_image(self.index.path(i)), *resized_shape(height, width, self.image_size))
+        height, width = self.shapes[i].tolist()
+        image = resize_image(read_image(self.index.path(i), self.image_size), height, width)
         if self._cache is not None:
             self._cache.put(i, image)
+        elif self._capacity:
+            self._recent[i] = image
+            if len(self._recent) > self._capacity:
+                self._recent.popitem(last=False)
         return image
 
     def load(self, i: int) -> Drawn:
@@ -57,7 +88,7 @@ class ImageSource:
         boxes, labels = self.index.training_boxes(i)
         height, width = self.index.sizes[i]
         ratio = np.array([image.shape[1] / width, image.shape[0] / height] * 2, dtype=np.float32)
-        return image, boxes * ratio, labels
+        return Drawn(image, boxes * ratio, labels)
 
 
 class TrainDataset(Dataset[Sample]):
@@ -80,19 +111,29 @@ class TrainDataset(Dataset[Sample]):
         return len(self.source.index)
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        epoch, i = key
+        epoch, i, size, partners = key
         rng = np.random.default_rng([self.seed, epoch, i])
-        image, boxes, labels = self.augmenter(i, rng, use_mosaic=epoch < self.mosaic_epochs)
+        use_mosaic = epoch < self.mosaic_epochs
+        image, boxes, labels = self.augmenter(i, rng, use_mosaic, size, partners)
         height, width = self.source.index.sizes[i].tolist()
         image_id = int(self.source.index.image_ids[i])
         return Sample(image, boxes, labels, image_id, (height, width), Letterbox(1.0, 1.0, 0.0, 0.0))
 
 
 class EvalDataset(Dataset[Sample]):
-    """Letterboxed samples, in the order of the index."""
+    """Letterboxed samples, in the order of the index.
 
-    def __init__(self, source: ImageSource) -> None:
+    Args:
+        source: the images.
+        is_rectangular: pad to the next multiple of the stride only, not to a square.
+    """
+
+    def __init__(self, source: ImageSource, is_rectangular: bool = False) -> None:
         self.source = source
+        if is_rectangular:
+            self.shapes = -(-source.shapes // STRIDE) * STRIDE
+        else:
+            self.shapes = np.full_like(source.shapes, source.image_size)
 
     def __len__(self) -> int:
         return len(self.source.index)
@@ -101,6 +142,6 @@ class EvalDataset(Dataset[Sample]):
         index = self.source.index
         height, width = index.sizes[i].tolist()
         image, boxes, labels = self.source.load(i)
-        image, placed = letterbox(image, self.source.image_size, (height, width))
+        image, placed = letterbox(image, self.shapes[i], (height, width))
         offset = np.array([placed.pad_x, placed.pad_y] * 2, dtype=np.float32)
         return Sample(image, boxes + offset, labels, int(index.image_ids[i]), (height, width), placed)

@@ -1,23 +1,23 @@
-"""Image files: a quick check of the file, decoding to upright RGB, the shared cache."""
+"""Image files: a quick check of the file, decoding to upright RGB, resizing."""
 
 from __future__ import annotations
 
 import os
-import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
+from yolo_lite.data.decoding import DEEP_MODES, DEEP_PIXELS, MAX_PIXELS, decode_image, exif_orientation
 from yolo_lite.utils.errors import UserError
 
 # The last marker of a complete file; writers may append a little after it.
 END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 TAIL_BYTES = 4096
-EXIF_ORIENTATION = 274
+HEIC_SUFFIXES = (".heic", ".heif")  # the decoders that there are for Python come with libraries under the GPL
 Image.MAX_IMAGE_PIXELS = None  # large aerial images are legitimate; nothing here trusts unknown senders
 
 
@@ -40,9 +40,12 @@ def inspect_image(path: Path) -> tuple[int, int] | ImageProblem:
     try:
         with open(path, "rb") as file, Image.open(file) as image:
             width, height = image.size
-            # Where no EXIF came with the header, a PNG's getexif() would decode the whole file to look behind it.
-            if "exif" in image.info and image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8):
+            if exif_orientation(image) >= 5:
                 width, height = height, width
+            if width * height > MAX_PIXELS:
+                return ImageProblem(path, f"{width}x{height} are more than 2^30 pixels")
+            if image.mode in DEEP_MODES:
+                return ImageProblem(path, DEEP_PIXELS)
             marker = END_MARKERS.get(image.format or "")
             if marker is None:
                 image.load()
@@ -54,14 +57,25 @@ def inspect_image(path: Path) -> tuple[int, int] | ImageProblem:
     except FileNotFoundError:
         return ImageProblem(path, "missing")
     except OSError as error:
-        return ImageProblem(path, "not an image" if error.errno is None else str(error.strerror))
+        unknown = "HEIC, which is not read: save it as JPEG" if path.suffix.lower() in HEIC_SUFFIXES else "not an image"
+        return ImageProblem(path, unknown if error.errno is None else str(error.strerror))
     except Exception as error:  # PIL raises what its plug-ins raise, SyntaxError included
         return ImageProblem(path, f"unreadable: {error}")
     return height, width
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Decode to (H, W, 3) uint8 RGB, upright.
+def inspect_images(paths: list[Path]) -> list[tuple[int, int] | ImageProblem]:
+    """`inspect_image` of each, in order."""
+    with ThreadPoolExecutor(max_workers=8) as pool:  # the files may lie on a network disk
+        return list(pool.map(inspect_image, paths, chunksize=64))
+
+
+def read_image(path: Path, at_least: int | None = None) -> np.ndarray:
+    """Decode to (H, W, 3) uint8 RGB, upright, as `decode_image` describes.
+
+    Args:
+        path: the file.
+        at_least: a JPEG may come out smaller, by 2, 4 or 8, as long as its longer side keeps so many pixels.
 
     Raises:
         UserError: it cannot be decoded.
@@ -70,13 +84,9 @@ def read_image(path: Path) -> np.ndarray:
         data = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise UserError(f"cannot read image {path}: {error.strerror}") from None
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) else None
-    if image is not None:
-        return image
-    try:  # formats that OpenCV was built without
-        with Image.open(path) as picture:
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except Exception as error:
+    try:
+        return decode_image(data, at_least)
+    except Exception as error:  # PIL raises what its plug-ins raise
         raise UserError(f"cannot decode image {path}: {error}") from None
 
 
@@ -92,48 +102,3 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
         return image
     shrinks = height * width < image.shape[0] * image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-
-
-class SharedImageCache:
-    """Decoded and resized images in memory that all worker processes share, filled as they are first used.
-
-    Args:
-        shapes: (N, 2) int height, width of each resized image.
-    """
-
-    def __init__(self, shapes: np.ndarray) -> None:
-        self._shapes = shapes
-        self._offsets = np.concatenate([[0], np.cumsum(shapes.astype(np.int64).prod(axis=1) * 3)])
-        self._pixels = torch.empty(int(self._offsets[-1]), dtype=torch.uint8).share_memory_()
-        self._is_filled = torch.zeros(len(shapes), dtype=torch.uint8).share_memory_()
-
-    @staticmethod
-    def size_in_bytes(shapes: np.ndarray) -> int:
-        """What the cache of such images takes."""
-        return int(shapes.astype(np.int64).prod(axis=1).sum() * 3)
-
-    @staticmethod
-    def room_in_bytes() -> int:
-        """What it may take: half of the free memory, within what the shared-memory file system has."""
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
-        try:
-            with open("/proc/meminfo") as file:
-                available = next(line for line in file if line.startswith("MemAvailable"))
-                free = int(available.split()[1]) * 1024
-        except (OSError, StopIteration):
-            pass
-        shared = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else free
-        return min(free // 2, shared * 9 // 10)
-
-    def _view(self, i: int) -> np.ndarray:
-        height, width = self._shapes[i]
-        return self._pixels[self._offsets[i] : self._offsets[i + 1]].numpy().reshape(height, width, 3)
-
-    def get(self, i: int) -> np.ndarray | None:
-        """The image, not to be written to, or None where it is not there yet."""
-        return self._view(i) if self._is_filled[i] else None
-
-    def put(self, i: int, image: np.ndarray) -> None:
-        """Store; two workers that store the same image at once write the same bytes."""
-        self._view(i)[...] = image
-        self._is_filled[i] = 1

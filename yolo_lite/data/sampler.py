@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -27,14 +27,31 @@ class TrainSampler(Sampler[SampleKey]):
         rank: which part is ours.
         world_size: number of parts.
         batch_size: images per rank and step.
+        sizes: sides of the output, pixels; each batch gets one of them, the same on every rank. Empty: not changed.
+        recent_batches: an image is combined with images of its own batch and of so many earlier ones of the same
+            worker, which that worker still holds decoded. 0: with any.
+        num_workers: batches go to them in turn.
     """
 
-    def __init__(self, num_images: int, seed: int = 0, rank: int = 0, world_size: int = 1, batch_size: int = 1) -> None:
+    def __init__(
+        self,
+        num_images: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        batch_size: int = 1,
+        sizes: Sequence[int] = (),
+        recent_batches: int = 0,
+        num_workers: int = 0,
+    ) -> None:
         self.num_images = num_images
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
         self.batch_size = batch_size
+        self.sizes = sizes
+        self.recent_batches = recent_batches
+        self.num_workers = max(1, num_workers)
         self.epoch = 0
         self.batches_done = 0
 
@@ -58,8 +75,26 @@ class TrainSampler(Sampler[SampleKey]):
     def __iter__(self) -> Iterator[SampleKey]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_images)
         own = np.resize(order, max(self.num_images, self.rank + 1))[self.rank :: self.world_size]
-        start, self.batches_done = self.batches_done * self.batch_size, 0
-        return iter([SampleKey(self.epoch, int(i)) for i in np.resize(own, len(self))[start:]])
+        own = np.resize(own, len(self))
+        start, self.batches_done = self.batches_done, 0
+        for batch in range(start, self.num_batches):
+            size, partners = self._size(batch), self._partners(own, batch)
+            for i in self._images(own, batch):
+                yield SampleKey(self.epoch, int(i), size, partners)
+
+    def _images(self, own: np.ndarray, batch: int) -> np.ndarray:
+        return own[batch * self.batch_size : (batch + 1) * self.batch_size]
+
+    def _size(self, batch: int) -> int | None:
+        if not self.sizes:
+            return None
+        return int(np.random.default_rng([self.seed, self.epoch, batch]).choice(self.sizes))
+
+    def _partners(self, own: np.ndarray, batch: int) -> tuple[int, ...]:
+        if not self.recent_batches:
+            return ()
+        recent = range(batch, max(-1, batch - (self.recent_batches + 1) * self.num_workers), -self.num_workers)
+        return tuple(np.concatenate([self._images(own, b) for b in recent]).tolist())
 
 
 class EvalSampler(Sampler[int]):
@@ -77,3 +112,29 @@ class EvalSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.indices)
+
+
+class ShapeBatches(Sampler[list[int]]):
+    """Batches of images that are padded to one shape, of those that another sampler gives.
+
+    An image's shape is its own whatever the batch, so that it is scored the same on any number of processes.
+
+    Args:
+        sampler: which images.
+        shapes: (N, 2) padded height, width of all images.
+        batch_size: at most so many at once.
+    """
+
+    def __init__(self, sampler: EvalSampler, shapes: np.ndarray, batch_size: int) -> None:
+        groups: dict[tuple[int, int], list[int]] = {}
+        for i in sampler:
+            groups.setdefault((int(shapes[i][0]), int(shapes[i][1])), []).append(i)
+        self.batches = [
+            group[k : k + batch_size] for group in groups.values() for k in range(0, len(group), batch_size)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)

@@ -14,10 +14,19 @@ from torch import Tensor
 
 
 class SampleKey(NamedTuple):
-    """What a sampler asks a training data set for: augmentation is a function of seed, epoch and image alone."""
+    """What a sampler asks a training data set for. With the seed it decides the sample, whoever makes it, and when.
+
+    Attributes:
+        epoch: number of the epoch.
+        image: position in the index.
+        size: side of the output in pixels; None: as the data set is made for.
+        partners: images that it may be combined with; empty: any.
+    """
 
     epoch: int
     image: int
+    size: int | None = None
+    partners: tuple[int, ...] = ()
 
 
 class Letterbox(NamedTuple):

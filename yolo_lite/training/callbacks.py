@@ -19,6 +19,9 @@ from yolo_lite.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
+# Share of the training time; the first epoch, which fills the cache, is not judged.
+MUCH_WAITING = 0.3
+
 
 class NominalBatch(L.Callback):
     """Accumulate gradients until about `nominal_batch` images contributed to an optimiser step.
@@ -90,6 +93,36 @@ class EpochMeans(L.Callback):
         self._restored = state_dict["sums"]
 
 
+class PositivesWatch(L.Callback):
+    """One warning where there are objects to learn from and a whole epoch assigned not one anchor to any of them."""
+
+    def __init__(self) -> None:
+        self._positives: Tensor | None = None
+        self._has_warned = False
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        report: Any = pl_module.report
+        positives = report.means[len(TERMS)]
+        self._positives = positives if self._positives is None else self._positives + positives
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        positives, self._positives = self._positives, None
+        if positives is None or self._has_warned or not trainer.is_global_zero or float(positives) > 0:
+            return
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        objects = int(datamodule.index("train").is_trainable.sum())  # augmentation drops what it makes too small
+        if objects:
+            self._has_warned = True
+            log.warning(
+                "epoch %d: no anchor matched any of the %d objects, so that nothing is learnt about boxes: see what is "
+                "wrong with them by python -m yolo_lite.data.doctor with the same --data arguments",
+                trainer.current_epoch + 1,
+                objects,
+            )
+
+
 class Speed(L.Callback):
     """Log images per second of the training steps, and the share of the time that they waited for data."""
 
@@ -98,6 +131,7 @@ class Speed(L.Callback):
         self._waited = 0.0
         self._started = 0.0
         self._step_ended = 0.0
+        self._has_advised = False
         self.images_per_second = 0.0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -124,7 +158,15 @@ class Speed(L.Callback):
         self.images_per_second = self._images / elapsed
         pl_module.log("images_per_second", self.images_per_second, prog_bar=True, logger=False, batch_size=len(batch))
         if batch_idx == trainer.num_training_batches - 1:
-            values = {"time/images_per_second": self.images_per_second, "time/data_wait": self._waited / elapsed}
+            waited = self._waited / elapsed
+            values = {"time/images_per_second": self.images_per_second, "time/data_wait": waited}
+            if waited > MUCH_WAITING and trainer.current_epoch > 0 and not self._has_advised:
+                self._has_advised = True
+                log.warning(
+                    "%.0f %% of the time goes into waiting for data: --data.cache ram or disk, more "
+                    "--data.num_workers, or images that are stored smaller",
+                    100 * waited,
+                )
             pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=len(batch))
 
 
