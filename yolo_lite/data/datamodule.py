@@ -164,6 +164,7 @@ class DetectionDataModule(L.LightningDataModule):
         rank, processes, batch_size = trainer.global_rank, trainer.world_size, self.images_per_batch
         recent = (RECENT_BATCHES + 1) * batch_size
         source = ImageSource(self.index("train"), self.image_size, self.cache, self.cache_dir, recent)
+        source.fill()  # otherwise the first epoch would decode four images for every mosaic
         sampler = TrainSampler(
             len(source.index),
             self.seed,

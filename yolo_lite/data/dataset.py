@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +19,7 @@ from yolo_lite.data.index import DetectionIndex
 from yolo_lite.data.transforms import letterbox
 from yolo_lite.data.types import Letterbox, Sample, SampleKey
 from yolo_lite.utils.errors import UserError
+from yolo_lite.utils.progress import LongJob
 
 Cache = Literal["auto", "ram", "disk", "none"]
 STRIDE = 32
@@ -81,6 +84,18 @@ class ImageSource:
             if len(self._recent) > self._capacity:
                 self._recent.popitem(last=False)
         return image
+
+    def fill(self) -> None:
+        """Have every image in the cache; nothing without one."""
+        if self._cache is None:
+            return
+        count = len(self.index)
+        with LongJob(f"caching {count} images", count) as job, ThreadPoolExecutor(os.cpu_count()) as pool:
+            for done, _ in enumerate(pool.map(self._touch, range(count)), start=1):
+                job.update(done)
+
+    def _touch(self, i: int) -> None:
+        self.image(i)
 
     def load(self, i: int) -> Drawn:
         """Image, boxes (N, 4) xyxy in its pixels, labels (N,)."""
