@@ -248,6 +248,7 @@ def test_run_folders_are_never_reused(trained: tuple[Path, Path], tmp_path: Path
         (["--seed_everything", "-1"], "seed_everything"),
         (["--trainer.precision", "bf16-true"], "precision"),
         (["--trainer.accelerator", "gpu"], "gpu"),
+        (["--trainer.sync_batchnorm", "true"], "sync_batchnorm=true"),
         (["--checkpoint.monitor", "val/map_typo"], "val/map_typo"),
     ],
 )
@@ -267,7 +268,10 @@ def test_bad_input_is_one_line(
     assert len(message.splitlines()) == 1
     assert "Traceback" not in message
     # The accelerator is looked for while the trainer is built, which needs its run folder by then.
-    assert not (tmp_path / "yolov8n-data").exists() or arguments[0] == "--trainer.accelerator"
+    assert not (tmp_path / "yolov8n-data").exists() or arguments[0] in (
+        "--trainer.accelerator",
+        "--trainer.sync_batchnorm",
+    )
 
 
 def test_eval_refuses_what_is_not_ours(trained: tuple[Path, Path], tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
