@@ -188,7 +188,8 @@ class Gradients(L.Callback):
 def gradients(root: Path, target: Path, processes: int) -> list[dict[str, Any]]:
     """Of the steps of an epoch with eight images a step, spread over the processes."""
     torch.manual_seed(0)
-    data = DetectionDataModule(root, image_size=64, batch_size=8 // processes, num_workers=0, cache="none")
+    # With a cache a mosaic's partners are any images; without one they are those that this process loaded before.
+    data = DetectionDataModule(root, image_size=64, batch_size=8 // processes, num_workers=0, cache="ram")
     module = DetectionModule("yolov8n", data.check(), image_size=64, nominal_batch=8)
     trainer = silent_trainer(
         accelerator="cpu",
