@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+from side_by_side import compare
 
 WARM_UP = 8
 
@@ -58,12 +58,6 @@ def measure(args: argparse.Namespace) -> float:
     return images / (time.perf_counter() - started)
 
 
-def other_speed(command: str) -> float:
-    """Run the other loader; images per second by its own account."""
-    result = subprocess.run(shlex.split(command), check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    return float(json.loads(result.stdout.decode().splitlines()[-1])["images_per_second"])
-
-
 def main() -> None:
     """Print a line per run and a last one with the medians and their ratio, all JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -81,19 +75,7 @@ def main() -> None:
     if args.once:
         print(json.dumps({"images_per_second": round(measure(args), 1)}))
         return
-    ours: list[float] = []
-    others: list[float] = []
-    for number in range(args.rounds):
-        ours.append(our_speed(args))
-        print(json.dumps({"round": number, "ours": ours[-1]}), flush=True)
-        if args.other:
-            others.append(other_speed(args.other))
-            print(json.dumps({"round": number, "other": round(others[-1], 1)}), flush=True)
-    summary = {"ours": statistics.median(ours)}
-    if others:
-        summary |= {"other": round(statistics.median(others), 1)}
-        summary |= {"ratio": round(statistics.median(ours) / statistics.median(others), 2)}
-    print(json.dumps(summary))
+    compare(lambda _: our_speed(args), args.other, args.rounds, digits=1)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
-import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from side_by_side import compare
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -37,12 +37,6 @@ def our_speed(args: argparse.Namespace, seed: int) -> float:
     return statistics.median(speeds[1:] or speeds)
 
 
-def other_speed(command: str) -> float:
-    """Run the other trainer; images per second by its own account."""
-    result = subprocess.run(shlex.split(command), check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    return float(json.loads(result.stdout.decode().splitlines()[-1])["images_per_second"])
-
-
 def main() -> None:
     """Print a line per run and a last one with the medians and their ratio, all JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -56,19 +50,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--other", help="command of another trainer")
     args = parser.parse_args()
-    ours: list[float] = []
-    others: list[float] = []
-    for seed in range(args.rounds):
-        ours.append(our_speed(args, seed))
-        print(json.dumps({"round": seed, "ours": round(ours[-1], 2)}), flush=True)
-        if args.other:
-            others.append(other_speed(args.other))
-            print(json.dumps({"round": seed, "other": round(others[-1], 2)}), flush=True)
-    summary = {"ours": round(statistics.median(ours), 2)}
-    if others:
-        summary |= {"other": round(statistics.median(others), 2)}
-        summary |= {"ratio": round(statistics.median(ours) / statistics.median(others), 2)}
-    print(json.dumps(summary))
+    compare(lambda seed: our_speed(args, seed), args.other, args.rounds, digits=2)
 
 
 if __name__ == "__main__":

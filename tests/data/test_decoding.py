@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops, features
 
-from yolo_lite.data.decoding import BACKGROUND
+from yolo_lite.data.geometry import FILL as BACKGROUND
 from yolo_lite.data.images import ImageProblem, inspect_image, read_image
 from yolo_lite.utils.errors import UserError
 

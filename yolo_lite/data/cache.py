@@ -16,6 +16,7 @@ import torch
 
 from yolo_lite.data.index import DetectionIndex
 from yolo_lite.utils.errors import UserError
+from yolo_lite.utils.files import temporary_path
 
 # Raised whenever the bytes in a cache file would be others for the same images.
 FILE_VERSION = 1
@@ -132,7 +133,7 @@ def reserve(path: Path, size: int) -> None:
     """A file of zeros, on blocks of its own, unless it is there: writing to a map on a full disk would be a crash."""
     if path.exists():
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(path)
     try:
         with open(temporary, "wb") as file:
             if hasattr(os, "posix_fallocate"):

@@ -14,14 +14,12 @@ from typing import Any
 import numpy as np
 
 from yolo_lite.data.json_stream import JsonStream
-from yolo_lite.data.masks import with_box
+from yolo_lite.data.masks import MAX_COORDINATE, with_box
 from yolo_lite.utils.errors import UserError
 from yolo_lite.utils.progress import LongJob
 
 log = logging.getLogger(__name__)
 
-# Beyond this a coordinate cannot be a pixel; it also keeps the arithmetic in float32 honest.
-MAX_COORDINATE = 1e6
 MAX_AREA = MAX_COORDINATE**2
 NUMBERS = (int, float)  # the types themselves: True and False are instances of int
 REPORTED_ENTRIES = 4096  # entries between two looks at the clock

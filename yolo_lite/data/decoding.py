@@ -2,7 +2,7 @@
 
 Grey is repeated, a palette looked up, CMYK mixed without colour profiles. Of 16 bits the upper 8 are kept: full scale
 stays full scale and images stay comparable; data that uses 10 or 12 of 16 bits must be stretched before training. What
-is transparent shows `BACKGROUND`. Of an animation the first picture counts.
+is transparent shows the grey of the letterbox. Of an animation the first picture counts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageChops
 
-BACKGROUND = 114  # the grey of the letterbox
+from yolo_lite.data.geometry import FILL
+
 MAX_PIXELS = 2**30  # as in OpenCV; the header of a damaged file may ask for any amount of memory
 DEEP_MODES = ("I", "F")
 DEEP_PIXELS = "pixels of 32 bits, whose black and white nobody knows: save it with 8 or 16"
@@ -141,6 +142,6 @@ def to_rgb(picture: Image.Image) -> np.ndarray:
         return np.repeat((np.asarray(picture) >> 8).astype(np.uint8)[..., None], 3, axis=2)
     if picture.has_transparency_data:
         seen = picture.convert("RGBA")
-        ground = Image.new("RGBA", seen.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))
+        ground = Image.new("RGBA", seen.size, (FILL, FILL, FILL, 255))
         picture = Image.alpha_composite(ground, seen)
     return np.asarray(picture.convert("RGB"))

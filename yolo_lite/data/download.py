@@ -19,7 +19,7 @@ from jsonargparse import ArgumentParser
 from yolo_lite.data.archive import clashes, move_into, scratch_folder, unpack
 from yolo_lite.utils.console import run_command
 from yolo_lite.utils.errors import UserError
-from yolo_lite.utils.files import replacing
+from yolo_lite.utils.files import read_object, replacing
 from yolo_lite.utils.progress import LongJob
 from yolo_lite.utils.transfer import Patience, digest_of, fetch
 
@@ -207,11 +207,7 @@ def record_path(archive: Path) -> Path:
 
 def read_record(archive: Path) -> dict[str, Any]:
     """What was noted of an archive; empty: nothing."""
-    try:
-        record = json.loads(record_path(archive).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+    return read_object(record_path(archive))
 
 
 def write_record(archive: Path, record: dict[str, Any]) -> None:

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from yolo_lite.data.coco import MIN_SIDE
 from yolo_lite.data.findings import MAX_EXAMPLES, Finding, Severity, box_example, image_example, severity_by_share
 from yolo_lite.data.index import DetectionIndex
 
 # Coordinates are often rounded up, or counted from 1: a pixel over the edge is nobody's fault.
 EDGE_TOLERANCE = 1.0
 TINY_SIDE = 2.0  # pixels at the training size: less than a quarter of a cell of the finest usual level
-MIN_SIDE = 1.0  # pixels of the original: smaller boxes are not trained on
 SAME_IOU = 0.95
 WHOLE_SHARE = 0.98
 

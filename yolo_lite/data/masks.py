@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 
 from yolo_lite.utils.errors import UserError
 
+# Beyond this a coordinate cannot be a pixel; it also keeps the arithmetic in float32 honest.
 MAX_COORDINATE = 1e6
 # Numbers of five bits a character, `P` to `o` where more of the number follows. What ends inside a number makes
 # pycocotools read past the end of the text, and a height of 0 makes it divide by zero: both end the process.

@@ -17,11 +17,11 @@ from xml.etree import ElementTree
 import numpy as np
 
 from yolo_lite.data.build import Rows, build_index
-from yolo_lite.data.coco_entries import MAX_COORDINATE
 from yolo_lite.data.data_yaml import exists, read_text
 from yolo_lite.data.images import ImageProblem, inspect_image
 from yolo_lite.data.index import DetectionIndex
 from yolo_lite.data.layouts import ALIASES, list_images
+from yolo_lite.data.masks import MAX_COORDINATE
 from yolo_lite.utils.errors import UserError
 
 log = logging.getLogger(__name__)

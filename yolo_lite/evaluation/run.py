@@ -17,7 +17,7 @@ from yolo_lite.data.classes import check_classes
 from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.training.metrics import CocoScores, format_score
 from yolo_lite.training.module import DetectionModule
-from yolo_lite.training.stopping import explain
+from yolo_lite.training.stopping import explaining
 from yolo_lite.training.trainer import SILENT, Trainer
 from yolo_lite.utils.checkpoints import read_checkpoint
 from yolo_lite.utils.errors import UserError
@@ -74,13 +74,8 @@ def evaluate(args: list[str]) -> None:
         raise UserError(str(error)) from error
     if trainer.limit_val_batches == 0:
         raise UserError("trainer.limit_val_batches=0 leaves nothing to score: leave it out")
-    try:
+    with explaining(data, module):
         trainer.validate(module, datamodule=data, verbose=False)
-    except Exception as error:
-        reason = explain(error, data.batch_size, data.image_size, module.device)
-        if reason is None:
-            raise
-        raise reason from error
     assert module.scores is not None
     if trainer.is_global_zero:
         if target is not None:

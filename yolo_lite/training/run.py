@@ -19,7 +19,7 @@ from yolo_lite.cli import TrainCLI
 from yolo_lite.training.checkpoints import BestCheckpoint
 from yolo_lite.training.metrics import format_score
 from yolo_lite.training.module import MODEL_PREFIX, DetectionModule
-from yolo_lite.training.stopping import explain
+from yolo_lite.training.stopping import explaining
 from yolo_lite.utils.checkpoints import transfer_weights
 from yolo_lite.utils.console import clock
 from yolo_lite.utils.profiling import count_gflops, count_parameters
@@ -43,14 +43,9 @@ def train(args: list[str]) -> None:
     if cli.trainer.is_global_zero:
         introduce(cli.model, cli.trainer, run_folder)
     started = time.monotonic()
-    with occupied(Path(run_folder)) if cli.trainer.is_global_zero and run_folder else nullcontext():
-        try:
-            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True)
-        except Exception as error:
-            reason = explain(error, cli.datamodule.batch_size, cli.datamodule.image_size, cli.model.device)
-            if reason is None:
-                raise
-            raise reason from error
+    folder_is_ours = occupied(Path(run_folder)) if cli.trainer.is_global_zero and run_folder else nullcontext()
+    with folder_is_ours, explaining(cli.datamodule, cli.model):
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True)
     if cli.trainer.is_global_zero:
         report(cli, run_folder, time.monotonic() - started)
 

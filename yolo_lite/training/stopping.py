@@ -6,12 +6,15 @@ import logging
 import math
 import re
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 
+from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.data.types import Batch
 from yolo_lite.utils.distributed import world_size
 from yolo_lite.utils.errors import NonFiniteLossError, UserError
@@ -160,6 +163,22 @@ LOST_PROCESS = (
     "remote process exited",
     "Timed out waiting",
 )
+
+
+@contextmanager
+def explaining(data: DetectionDataModule, module: L.LightningModule) -> Iterator[None]:
+    """Around a run of the trainer: a failure that is the machine's becomes one line.
+
+    Raises:
+        UserError: what `explain` makes of it.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = explain(error, data.batch_size, data.image_size, module.device)
+        if reason is None:
+            raise
+        raise reason from error
 
 
 def explain(error: BaseException, batch_size: int | str, image_size: int, device: torch.device) -> UserError | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_lite.utils.errors import UserError
-from yolo_lite.utils.files import replacing, sync_folder
+from yolo_lite.utils.files import read_object, replacing, sync_folder
 from yolo_lite.utils.progress import LongJob
 
 log = logging.getLogger(__name__)
@@ -214,11 +214,7 @@ def note_path(part: Path) -> Path:
 
 def read_note(part: Path) -> dict[str, Any]:
     """What was noted; empty where nothing can be made of it."""
-    try:
-        note = json.loads(note_path(part).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return note if isinstance(note, dict) else {}
+    return read_object(note_path(part))
 
 
 def write_note(part: Path, note: dict[str, Any]) -> None:
