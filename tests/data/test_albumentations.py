@@ -96,13 +96,22 @@ def test_an_unknown_transform_is_one_line(extra: list[dict[str, dict[str, Any]]]
     assert "\n" not in str(caught.value)
 
 
-def test_colour_jitter_multiplies_and_turns() -> None:
+@pytest.mark.parametrize("hue", [0.0, 0.015, -0.02, 0.1, 0.5])
+@pytest.mark.parametrize("factors", [(0.6, 0.7), (0.8, 1.3)])
+def test_colour_jitter_multiplies_and_turns(hue: float, factors: tuple[float, float]) -> None:
     """Against the definition, pixel by pixel, in floating point."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
-    gains = np.array([0.1, -0.4, -0.3])
-    out = jitter_colours(image, gains) / 255
+    out = jitter_colours(image, np.array([hue, factors[0] - 1, factors[1] - 1])) / 255
     for before, after in zip(image.reshape(-1, 3) / 255, out.reshape(-1, 3), strict=True):
-        hue, saturation, value = colorsys.rgb_to_hsv(*before)
-        expected = colorsys.hsv_to_rgb((hue + gains[0]) % 1, saturation * 0.6, value * 0.7)
-        np.testing.assert_allclose(after, expected, atol=0.03)
+        h, s, v = colorsys.rgb_to_hsv(*before)
+        if v * factors[1] <= 1:  # beyond white, each of the two ways has colours of its own
+            np.testing.assert_allclose(
+                after, colorsys.hsv_to_rgb((h + hue) % 1, s * factors[0], v * factors[1]), atol=0.04
+            )
+
+
+def test_colours_that_cannot_get_stronger_stay_within_bounds() -> None:
+    image = np.array([[[255, 0, 0], [200, 100, 50], [255, 255, 255], [0, 0, 0]]], dtype=np.uint8)
+    out = jitter_colours(image, np.array([0.0, 1.0, 0.5]))
+    assert out.tolist() == [[[255, 0, 0], [255, 0, 0], [255, 255, 255], [0, 0, 0]]]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
+from yolo_lite.data.batch_memory import BatchMemory, channels_last
 from yolo_lite.data.types import Batch, Sample, Targets
 
 
@@ -38,26 +38,16 @@ def pad_targets(image_index: Tensor, labels: Tensor, boxes_xyxy: Tensor, batch_s
     return targets
 
 
-def empty_batch(shape: tuple[int, ...]) -> Tensor:
-    """Room for uint8 images; in a loader process in the memory that it shares with the training process, where torch
-    would otherwise copy the batch to."""
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # as torch's own collate function does
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
-
-
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples of one size."""
-    # Stacked as they are decoded (H, W, 3); the permuted view is channels-last, which is what the convolutions like.
-    images = empty_batch((len(samples), *samples[0].image.shape))
-    np.stack([s.image for s in samples], out=images.numpy())
+def collate(samples: Sequence[Sample], memory: BatchMemory | None = None) -> Batch:
+    """Stack samples of one size; in a loader process with its memory, which makes the batch one to be sent only."""
     counts = torch.tensor([len(s.labels) for s in samples])
     image_index = torch.arange(len(samples)).repeat_interleave(counts)
     labels = torch.from_numpy(np.concatenate([s.labels for s in samples]))
     boxes = torch.from_numpy(np.concatenate([s.boxes_xyxy for s in samples]))
+    images = [s.image for s in samples]
+    stacked = channels_last(np.stack(images)) if memory is None else memory.stack(images)
     return Batch(
-        images=images.permute(0, 3, 1, 2),
+        images=cast(Tensor, stacked),
         targets=pad_targets(image_index, labels, boxes, len(samples)),
         image_ids=torch.tensor([s.image_id for s in samples]),
         original_sizes=torch.tensor([s.original_size for s in samples]),

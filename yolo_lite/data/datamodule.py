@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from yolo_lite.data.augment import AugmentConfig
+from yolo_lite.data.batch_memory import BatchMemory
 from yolo_lite.data.catalog import check_same_classes, open_split
 from yolo_lite.data.collate import collate
 from yolo_lite.data.dataset import STRIDE, Cache, EvalDataset, ImageSource, TrainDataset
@@ -234,11 +236,13 @@ class DetectionDataModule(L.LightningDataModule):
 
     def loader(self, dataset: TrainDataset | EvalDataset, **batches: Any) -> DataLoader[Sample]:
         """A loader with persistent workers."""
+        largest = max(scales(self.image_size, self.multi_scale), default=self.image_size)
+        memory = BatchMemory(self.num_workers, self.images_per_batch * largest**2 * 3)
         return DataLoader(
             dataset,
             **batches,
             num_workers=self.num_workers,
-            collate_fn=collate,
+            collate_fn=partial(collate, memory=memory),
             worker_init_fn=start_worker,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),

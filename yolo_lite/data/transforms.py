@@ -6,6 +6,7 @@ Boxes are (N, 4) float32 xyxy in pixels; a pixel's centre lies at +0.5.
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -25,6 +26,11 @@ from yolo_lite.utils.errors import UserError
 
 if TYPE_CHECKING:
     from yolo_lite.data.augment import AugmentConfig
+
+# Rows that colours are jittered in at once: what lies between the steps stays in the processor's cache.
+STRIP = 128
+# Up to so much of the circle, turning the hue around the axis of greys is HSV's turn to 0.03 of the full scale.
+SMALL_TURN = 0.015
 
 
 def check_albumentations() -> None:
@@ -94,17 +100,52 @@ def named_transform(name: str, options: dict[str, Any]) -> A.BasicTransform:
 
 
 def jitter_colours(image: np.ndarray, gains: np.ndarray) -> np.ndarray:
-    """Multiply saturation and value by `1 + gains[1:]`, turn the hue by `gains[0]` of the circle.
+    """Multiply saturation and value by `1 + gains[1:]`, turn the hue by `gains[0]` of the circle; (H, W, 3) uint8 RGB.
 
-    albumentations' HueSaturationValue adds instead of multiplying, which colours grey pixels. A matrix for the factors
-    and an addition that wraps for the hue take a third of the time of look-up tables.
+    albumentations' HueSaturationValue adds instead of multiplying, which colours grey pixels. The two conversions to
+    HSV and back take 2.5 times as long as the same in RGB, where the hue turns a little differently: only for a small
+    turn is that the same.
     """
+    return jitter_in_rgb(image, gains) if abs(gains[0]) <= SMALL_TURN else jitter_in_hsv(image, gains)
+
+
+def jitter_in_hsv(image: np.ndarray, gains: np.ndarray) -> np.ndarray:
+    """A matrix for the factors and an addition that wraps for the hue: a third of the time of look-up tables."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)  # the circle has 256 steps, as many as a byte
     cv2.transform(hsv, np.diag([1.0, 1 + gains[1], 1 + gains[2]]), dst=hsv)
     row = np.zeros((image.shape[1], 3), dtype=np.uint8)
     row[:, 0] = round(gains[0] * 256) % 256
     np.add(hsv, row, out=hsv)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL, dst=hsv)
+
+
+def jitter_in_rgb(image: np.ndarray, gains: np.ndarray) -> np.ndarray:
+    """With the value V, the largest channel, saturation and value scale the depths V - RGB, and a turn of the hue turns
+    them: here around the axis of greys, in HSV along a hexagon. What becomes brighter than white gains saturation."""
+    value = 1 + gains[2]
+    scale = turned_hue(gains[0]) * ((1 + gains[1]) * value)
+    out = np.empty_like(image)
+    for top in range(0, len(image), STRIP):
+        rows, target = image[top : top + STRIP], out[top : top + STRIP]
+        red, green, blue = cv2.split(rows)
+        brightest = cv2.max(cv2.max(red, green, dst=red), blue, dst=red)
+        depths = cv2.cvtColor(brightest, cv2.COLOR_GRAY2RGB)
+        cv2.subtract(depths, rows, dst=depths)
+        cv2.transform(depths, scale, dst=depths)
+        cv2.convertScaleAbs(brightest, dst=brightest, alpha=value)
+        cv2.cvtColor(brightest, cv2.COLOR_GRAY2RGB, dst=target)
+        cv2.subtract(target, depths, dst=target)  # stops at 0: what would be more than saturated is saturated
+    return out
+
+
+def turned_hue(share: float) -> np.ndarray:
+    """(3, 3) rotation of RGB around the axis of greys by a share of the full circle."""
+    angle = 2 * math.pi * share
+    same, side = (1 + 2 * math.cos(angle)) / 3, (1 - math.cos(angle)) / 3
+    twist = math.sin(angle) / math.sqrt(3)
+    return np.array(
+        [[same, side - twist, side + twist], [side + twist, same, side - twist], [side - twist, side + twist, same]]
+    )
 
 
 def letterbox(
