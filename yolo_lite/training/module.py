@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import platform
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import lightning as L
@@ -130,6 +132,7 @@ class DetectionModule(L.LightningModule):
         self.scores: CocoScores | None = None
         self.report: StepReport | None = None  # of the latest training step
         self.gradient_norm: HostCopy | None = None  # of the latest optimiser step, before clipping
+        self.measure_stage: Callable[[str], AbstractContextManager[None]] = unmeasured  # of scoring: forward, nms
         self.stop_requested = False  # by a signal to this process; the next step tells the others
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -154,13 +157,15 @@ class DetectionModule(L.LightningModule):
         In float32 whatever the precision of training (see `Precision` for the choice), so that a checkpoint scores
         the same everywhere.
         """
-        with torch.autocast(self.device.type, enabled=False):
+        with torch.autocast(self.device.type, enabled=False), self.measure_stage("forward"):
             maps = self(batch.images)
-        found = detect(maps, self.model.strides, self.reg_max, EVAL_SCORE, EVAL_IOU, MAX_DETECTIONS)
-        return maps, [
-            to_original(d, letterbox, size)
-            for d, letterbox, size in zip(found, batch.letterboxes, batch.original_sizes.tolist(), strict=True)
-        ]
+        with self.measure_stage("nms"):
+            found = detect(maps, self.model.strides, self.reg_max, EVAL_SCORE, EVAL_IOU, MAX_DETECTIONS)
+            detections = [
+                to_original(d, letterbox, size)
+                for d, letterbox, size in zip(found, batch.letterboxes, batch.original_sizes.tolist(), strict=True)
+            ]
+        return maps, detections
 
     def on_validation_epoch_start(self) -> None:
         self.metric.reset()
@@ -248,6 +253,11 @@ class DetectionModule(L.LightningModule):
             "image_size": self.image_size,
             "seed": self.trainer.datamodule.seed if self.trainer.datamodule else None,  # type: ignore[attr-defined]
         }
+
+
+def unmeasured(stage: str) -> AbstractContextManager[None]:
+    """Of a stage whose time nobody wants to know."""
+    return nullcontext()
 
 
 def to_original(detections: Detections, letterbox: Tensor, original_size: list[int]) -> Detections:
