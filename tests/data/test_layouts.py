@@ -284,3 +284,16 @@ def test_image_folders_go_with_coco_alone(tiny_coco: Callable[..., Path], as_yol
     root = as_yolo(tiny_coco(num_train=2))
     with pytest.raises(UserError, match=r"--data\.train_images goes with COCO"):
         find_split(root, "train", None, Path("images"))
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
+def test_names_that_no_file_can_have(tiny_coco: Callable[..., Path], name: str) -> None:
+    root = tiny_coco()
+    path = root / "annotations" / "train.json"
+    data = json.loads(path.read_text())
+    for image in data["images"]:
+        image["file_name"] = name
+    path.write_text(json.dumps(data))
+    with pytest.raises(UserError, match="no image") as caught:
+        open_split(root, "train")
+    assert len(str(caught.value)) < 1000

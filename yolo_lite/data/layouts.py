@@ -209,6 +209,14 @@ def is_filled(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
 
+def is_file(path: Path) -> bool:
+    """A file is there; names that the file system does not take are none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def pick_image_dir(source: SplitSource, file_names: list[str]) -> Path:
     """The folder that holds the images: the first in which one of a few listed files exists.
 
@@ -217,7 +225,9 @@ def pick_image_dir(source: SplitSource, file_names: list[str]) -> Path:
     """
     sample = file_names[:20] + file_names[-5:]
     for folder in source.image_dirs:
-        if any((folder / name).is_file() for name in sample):
+        if any(is_file(folder / name) for name in sample):
             return folder
     looked = ", ".join(str(folder) for folder in source.image_dirs)
-    raise UserError(f"{source.annotations}: no image {json.dumps(sample[0])} nor the others listed in any of {looked}")
+    raise UserError(
+        f"{source.annotations}: no image {json.dumps(sample[0]):.80} nor the others listed in any of {looked}"
+    )
