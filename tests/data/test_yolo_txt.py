@@ -126,6 +126,12 @@ def test_a_list_relative_to_the_data_set_or_to_itself(root: Path) -> None:
     assert names(open_split(root, "train")) == ["a.png"]
 
 
+def test_a_test_split_that_is_named_and_not_there_is_missing(root: Path) -> None:
+    write(root / "data.yaml", "train: images/train\nval: images/val\ntest: ../test/images\nnames: [cat, dog]\n")
+    with pytest.raises(MissingSplitError, match="not there"):
+        open_split(root, "test")
+
+
 def test_several_folders_and_images_named_twice(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(root / "data.yaml", "train: [images/train, images/val, images]\nnames: [cat, dog]\n")
     with caplog.at_level(logging.WARNING):

@@ -77,7 +77,7 @@ def split_images(settings: dict[str, Any], path: Path, split: Split) -> list[Pat
     """The image files of a split, sorted.
 
     Raises:
-        MissingSplitError: data.yaml does not name it.
+        MissingSplitError: data.yaml does not name it, or it is a test split that is not there.
         UserError: what it names is not there or holds no images.
     """
     key = next((name for name in ALIASES[split] if settings.get(name)), None)
@@ -104,6 +104,7 @@ def locate(place: str, path: Path, base: str, key: str) -> Path:
     """The folder or file that an entry of data.yaml means.
 
     Raises:
+        MissingSplitError: it is not there, and is that of the test split.
         UserError: it is not there.
     """
     tried = [folder / place for folder in bases(path, base)]
@@ -114,9 +115,9 @@ def locate(place: str, path: Path, base: str, key: str) -> Path:
     for found in tried:
         if exists(found):
             return found
-    raise UserError(
-        f"{path}: {key} names {shorten(place)}, which is not there (looked for {', '.join(map(str, tried))})"
-    )
+    # Exports name a test split whether they have one or not.
+    kind = MissingSplitError if key in ALIASES["test"] else UserError
+    raise kind(f"{path}: {key} names {shorten(place)}, which is not there (looked for {', '.join(map(str, tried))})")
 
 
 def bases(path: Path, base: str) -> list[Path]:
