@@ -244,6 +244,11 @@ def test_what_is_wrong_with_a_yaml(root: Path, yaml: str, named: list[str]) -> N
     assert all(text in str(error.value) for text in ["data.yaml", *named])
 
 
+def test_key_points_of_no_shape(root: Path) -> None:
+    write(root / "data.yaml", "train: images/train\nval: images/val\nnames: [cat, dog]\nkpt_shape: seventeen\n")
+    assert "kpt_shape" in message(root)
+
+
 def test_yaml_that_refers_to_itself_many_times(root: Path) -> None:
     """A text of it would have 9 ** 30 words."""
     levels = "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(30))
@@ -274,6 +279,14 @@ def test_rows(root: Path, text: str, boxes: list[list[float]]) -> None:
     rows = index.rows(0)
     found = [[label, *box] for label, box in zip(index.labels[rows], index.boxes_xywh[rows].tolist(), strict=True)]
     assert found == boxes
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (5, 2), (17, 3)])  # 12, 10 and 51 columns
+def test_key_points_are_no_polygon(root: Path, shape: tuple[int, int]) -> None:
+    write(root / "data.yaml", f"train: images/train\nval: images/val\nnames: [cat, dog]\nkpt_shape: {list(shape)}\n")
+    write(root / "labels" / "train" / "a.txt", "1 0.5 0.5 0.25 0.5" + " 0.1" * (shape[0] * shape[1]) + "\n")
+    index = open_split(root, "train")
+    assert index.boxes_xywh.tolist() == [[30, 10, 20, 20]] * 2
 
 
 def test_the_area_of_a_polygon(root: Path) -> None:

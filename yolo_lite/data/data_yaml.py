@@ -73,6 +73,22 @@ def read_class_names(settings: dict[str, Any], path: Path) -> list[str]:
     return names
 
 
+def count_keypoint_columns(settings: dict[str, Any], path: Path) -> int:
+    """Columns of key points behind each box: `kpt_shape: [17, 3]` has 51; 0 without it.
+
+    Raises:
+        UserError: it is not the number of points and of values for each.
+    """
+    shape = settings.get("kpt_shape")
+    if not shape:
+        return 0
+    if not isinstance(shape, list) or len(shape) != 2 or not all(isinstance(n, str) and n.isdecimal() for n in shape):
+        raise UserError(
+            f"{path}: kpt_shape is {shape!r:.80}: give points and values for each, as [17, 3], or remove it"
+        )
+    return int(shape[0]) * int(shape[1])
+
+
 def split_images(settings: dict[str, Any], path: Path, split: Split) -> list[Path]:
     """The image files of a split, sorted.
 
