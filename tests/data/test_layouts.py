@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from yolo_lite.data.catalog import check_same_classes, open_split
-from yolo_lite.data.layouts import find_split, pick_image_dir
+from yolo_lite.data.layouts import find_split, list_images, pick_image_dir
 from yolo_lite.utils.errors import UserError
 
 LAYOUTS = ["plain", "official", "roboflow", "flat"]
@@ -297,3 +297,13 @@ def test_names_that_no_file_can_have(tiny_coco: Callable[..., Path], name: str) 
     with pytest.raises(UserError, match="no image") as caught:
         open_split(root, "train")
     assert len(str(caught.value)) < 1000
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.mkdir()
+    here.mkdir()
+    (there / "a.png").touch()
+    (here / "link").symlink_to(there)
+    (there / "circle").symlink_to(here)
+    assert list_images(here) == [here / "link" / "a.png"]

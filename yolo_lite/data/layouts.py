@@ -135,9 +135,19 @@ def find_other_format(root: Path, split: Split) -> SplitSource | None:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The image files in a folder and below, sorted; hidden ones, such as macOS leaves on shared disks, are none."""
+    """The image files in a folder and below, sorted; hidden ones, such as macOS leaves on shared disks, are none.
+
+    Linked folders are followed, each once: links may lead in circles.
+    """
     found = []
-    for parent, _, names in os.walk(folder):
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()  # of two ways to a folder, always the same one
+        place = os.path.realpath(parent)
+        if place in seen:
+            folders.clear()
+            continue
+        seen.add(place)
         found += [Path(parent, n) for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES and not n.startswith(".")]
     return sorted(found)
 
