@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -307,6 +308,14 @@ def test_no_label_at_all_is_a_mistake(root: Path) -> None:
     text = message(root)
     assert "none of the 2 train images" in text
     assert str(root / "labels" / "train" / "a.txt") in text
+
+
+def test_a_file_name_that_is_not_utf8_is_one_line(root: Path) -> None:
+    try:
+        os.rename(root / "images" / "train" / "a.png", os.fsencode(root) + b"/images/train/\xff.png")
+    except OSError:
+        pytest.skip("the file system takes UTF-8 alone")
+    assert "not UTF-8" in message(root)
 
 
 def test_equal_rows_count_once(root: Path, caplog: pytest.LogCaptureFixture) -> None:
