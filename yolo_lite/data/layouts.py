@@ -135,9 +135,19 @@ def find_other_format(root: Path, split: Split) -> SplitSource | None:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The image files in a folder and below, sorted; hidden ones, such as macOS leaves on shared disks, are none."""
+    """The image files in a folder and below, sorted; hidden ones, such as macOS leaves on shared disks, are none.
+
+    Linked folders are followed, each once: links may lead in circles.
+    """
     found = []
-    for parent, _, names in os.walk(folder):
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()  # of two ways to a folder, always the same one
+        place = os.path.realpath(parent)
+        if place in seen:
+            folders.clear()
+            continue
+        seen.add(place)
         found += [Path(parent, n) for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES and not n.startswith(".")]
     return sorted(found)
 
@@ -209,6 +219,14 @@ def is_filled(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
 
+def is_file(path: Path) -> bool:
+    """A file is there; names that the file system does not take are none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def pick_image_dir(source: SplitSource, file_names: list[str]) -> Path:
     """The folder that holds the images: the first in which one of a few listed files exists.
 
@@ -217,7 +235,9 @@ def pick_image_dir(source: SplitSource, file_names: list[str]) -> Path:
     """
     sample = file_names[:20] + file_names[-5:]
     for folder in source.image_dirs:
-        if any((folder / name).is_file() for name in sample):
+        if any(is_file(folder / name) for name in sample):
             return folder
     looked = ", ".join(str(folder) for folder in source.image_dirs)
-    raise UserError(f"{source.annotations}: no image {json.dumps(sample[0])} nor the others listed in any of {looked}")
+    raise UserError(
+        f"{source.annotations}: no image {json.dumps(sample[0]):.80} nor the others listed in any of {looked}"
+    )
