@@ -94,6 +94,10 @@ class StreamedFiles(ImageFiles):
         rank: int = 0,
         num_nodes: int = 1,
     ) -> None:
+        # Before workers are forked, for all of them: it takes two seconds, and a lock that another thread holds at that
+        # moment, as imports take, would be held in the worker for ever.
+        import yolo_lite.data.chunk_reader  # noqa: F401
+
         self.stream = stream
         self.split: Split = split
         self.index = index
