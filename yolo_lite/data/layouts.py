@@ -14,6 +14,9 @@ from yolo_lite.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
+# What marks a streamed data set (stream_store.py).
+STREAM_FILE = "stream.json"
+
 Split = Literal["train", "val", "test"]
 Format = Literal["coco", "yolo", "voc"]
 
@@ -166,6 +169,8 @@ def find_split(root: Path, split: Split, annotations: Path | None = None, image_
     """
     if not root.exists():
         raise UserError(f"no data folder {root} (--data.root)")
+    if (root / STREAM_FILE).is_file():
+        raise UserError(f"{root} is streamed data, which only train.py and eval.py read: give what it was made from")
     if root.is_file() and find_yaml(root) is None:
         raise UserError(f"{root} is neither a data folder nor a data.yaml (--data.root)")
     if annotations is not None:
