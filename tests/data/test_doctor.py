@@ -168,6 +168,24 @@ def test_nothing_in_clean_data(clean: Path) -> None:
     assert kinds(clean, decode=False) == set()
 
 
+@pytest.mark.parametrize("more", ["", "test: ../test/images\n"])
+def test_nothing_in_clean_yolo_data(clean: Path, tmp_path: Path, as_yolo: Callable[[Path], Path], more: str) -> None:
+    shutil.copytree(clean, tmp_path / "data")
+    root = as_yolo(tmp_path / "data")
+    with open(root / "data.yaml", "a") as file:
+        file.write(more)
+    assert kinds(root) == set()
+    assert main(["--data.root", str(root)]) == 0
+
+
+def test_annotations_of_which_none_can_be_read(clean: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(clean, root)
+    for split in ("train", "val"):
+        (root / "annotations" / f"{split}.json").write_text("{}")
+    assert kinds(root) == {"annotations"}
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_finds_a_planted_fault_and_nothing_else(clean: Path, tmp_path: Path, fault: str) -> None:
     root = tmp_path / "sick"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from yolo_lite.data.catalog import check_same_classes, open_split
-from yolo_lite.data.layouts import find_split, pick_image_dir
+from yolo_lite.data.layouts import find_split, list_images, pick_image_dir
 from yolo_lite.utils.errors import UserError
 
 LAYOUTS = ["plain", "official", "roboflow", "flat"]
@@ -284,3 +284,26 @@ def test_image_folders_go_with_coco_alone(tiny_coco: Callable[..., Path], as_yol
     root = as_yolo(tiny_coco(num_train=2))
     with pytest.raises(UserError, match=r"--data\.train_images goes with COCO"):
         find_split(root, "train", None, Path("images"))
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
+def test_names_that_no_file_can_have(tiny_coco: Callable[..., Path], name: str) -> None:
+    root = tiny_coco()
+    path = root / "annotations" / "train.json"
+    data = json.loads(path.read_text())
+    for image in data["images"]:
+        image["file_name"] = name
+    path.write_text(json.dumps(data))
+    with pytest.raises(UserError, match="no image") as caught:
+        open_split(root, "train")
+    assert len(str(caught.value)) < 1000
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.mkdir()
+    here.mkdir()
+    (there / "a.png").touch()
+    (here / "link").symlink_to(there)
+    (there / "circle").symlink_to(here)
+    assert list_images(here) == [here / "link" / "a.png"]

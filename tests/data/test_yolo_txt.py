@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -126,6 +127,12 @@ def test_a_list_relative_to_the_data_set_or_to_itself(root: Path) -> None:
     assert names(open_split(root, "train")) == ["a.png"]
 
 
+def test_a_test_split_that_is_named_and_not_there_is_missing(root: Path) -> None:
+    write(root / "data.yaml", "train: images/train\nval: images/val\ntest: ../test/images\nnames: [cat, dog]\n")
+    with pytest.raises(MissingSplitError, match="not there"):
+        open_split(root, "test")
+
+
 def test_several_folders_and_images_named_twice(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(root / "data.yaml", "train: [images/train, images/val, images]\nnames: [cat, dog]\n")
     with caplog.at_level(logging.WARNING):
@@ -238,6 +245,11 @@ def test_what_is_wrong_with_a_yaml(root: Path, yaml: str, named: list[str]) -> N
     assert all(text in str(error.value) for text in ["data.yaml", *named])
 
 
+def test_key_points_of_no_shape(root: Path) -> None:
+    write(root / "data.yaml", "train: images/train\nval: images/val\nnames: [cat, dog]\nkpt_shape: seventeen\n")
+    assert "kpt_shape" in message(root)
+
+
 def test_yaml_that_refers_to_itself_many_times(root: Path) -> None:
     """A text of it would have 9 ** 30 words."""
     levels = "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(30))
@@ -270,6 +282,14 @@ def test_rows(root: Path, text: str, boxes: list[list[float]]) -> None:
     assert found == boxes
 
 
+@pytest.mark.parametrize("shape", [(4, 3), (5, 2), (17, 3)])  # 12, 10 and 51 columns
+def test_key_points_are_no_polygon(root: Path, shape: tuple[int, int]) -> None:
+    write(root / "data.yaml", f"train: images/train\nval: images/val\nnames: [cat, dog]\nkpt_shape: {list(shape)}\n")
+    write(root / "labels" / "train" / "a.txt", "1 0.5 0.5 0.25 0.5" + " 0.1" * (shape[0] * shape[1]) + "\n")
+    index = open_split(root, "train")
+    assert index.boxes_xywh.tolist() == [[30, 10, 20, 20]] * 2
+
+
 def test_the_area_of_a_polygon(root: Path) -> None:
     write(root / "labels" / "train" / "a.txt", "0 0.25 0.25 0.75 0.25 0.5 0.75\n")
     assert open_split(root, "train").areas[0] == pytest.approx(40 * 20 / 2)
@@ -288,6 +308,14 @@ def test_no_label_at_all_is_a_mistake(root: Path) -> None:
     text = message(root)
     assert "none of the 2 train images" in text
     assert str(root / "labels" / "train" / "a.txt") in text
+
+
+def test_a_file_name_that_is_not_utf8_is_one_line(root: Path) -> None:
+    try:
+        os.rename(root / "images" / "train" / "a.png", os.fsencode(root) + b"/images/train/\xff.png")
+    except OSError:
+        pytest.skip("the file system takes UTF-8 alone")
+    assert "not UTF-8" in message(root)
 
 
 def test_equal_rows_count_once(root: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from yolo_lite.data.coco import report_boxes, visible_boxes
 from yolo_lite.data.index import DetectionIndex, PackedStrings
+from yolo_lite.utils.errors import UserError
 
 
 @dataclass
@@ -57,7 +58,14 @@ def build_index(
         file_names: N names.
         sizes: (N, 2) int32 height, width.
         rows: M annotations, those of the first image first.
+
+    Raises:
+        UserError: a name is not UTF-8.
     """
+    try:
+        packed_names = PackedStrings(file_names)
+    except UnicodeEncodeError as error:
+        raise UserError(f"{source}: the file name {error.object!r:.200} is not UTF-8: rename the file") from None
     owners = np.array(rows.owners, dtype=np.int64)
     boxes = np.array(rows.boxes_xywh, dtype=np.float32).reshape(-1, 4)
     is_crowd = np.array(rows.is_crowd, dtype=bool)
@@ -68,7 +76,7 @@ def build_index(
         image_dir=image_dir,
         class_names=class_names,
         category_ids=list(range(len(class_names))),
-        file_names=PackedStrings(file_names),
+        file_names=packed_names,
         image_ids=np.arange(1, len(file_names) + 1, dtype=np.int64),
         sizes=sizes,
         offsets=np.searchsorted(owners, np.arange(len(file_names) + 1)).astype(np.int64),

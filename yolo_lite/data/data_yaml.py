@@ -73,11 +73,27 @@ def read_class_names(settings: dict[str, Any], path: Path) -> list[str]:
     return names
 
 
+def count_keypoint_columns(settings: dict[str, Any], path: Path) -> int:
+    """Columns of key points behind each box: `kpt_shape: [17, 3]` has 51; 0 without it.
+
+    Raises:
+        UserError: it is not the number of points and of values for each.
+    """
+    shape = settings.get("kpt_shape")
+    if not shape:
+        return 0
+    if not isinstance(shape, list) or len(shape) != 2 or not all(isinstance(n, str) and n.isdecimal() for n in shape):
+        raise UserError(
+            f"{path}: kpt_shape is {shape!r:.80}: give points and values for each, as [17, 3], or remove it"
+        )
+    return int(shape[0]) * int(shape[1])
+
+
 def split_images(settings: dict[str, Any], path: Path, split: Split) -> list[Path]:
     """The image files of a split, sorted.
 
     Raises:
-        MissingSplitError: data.yaml does not name it.
+        MissingSplitError: data.yaml does not name it, or it is a test split that is not there.
         UserError: what it names is not there or holds no images.
     """
     key = next((name for name in ALIASES[split] if settings.get(name)), None)
@@ -104,6 +120,7 @@ def locate(place: str, path: Path, base: str, key: str) -> Path:
     """The folder or file that an entry of data.yaml means.
 
     Raises:
+        MissingSplitError: it is not there, and is that of the test split.
         UserError: it is not there.
     """
     tried = [folder / place for folder in bases(path, base)]
@@ -114,9 +131,9 @@ def locate(place: str, path: Path, base: str, key: str) -> Path:
     for found in tried:
         if exists(found):
             return found
-    raise UserError(
-        f"{path}: {key} names {shorten(place)}, which is not there (looked for {', '.join(map(str, tried))})"
-    )
+    # Exports name a test split whether they have one or not.
+    kind = MissingSplitError if key in ALIASES["test"] else UserError
+    raise kind(f"{path}: {key} names {shorten(place)}, which is not there (looked for {', '.join(map(str, tried))})")
 
 
 def bases(path: Path, base: str) -> list[Path]:

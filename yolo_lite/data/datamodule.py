@@ -1,7 +1,8 @@
-"""The LightningDataModule for COCO-format data."""
+"""The LightningDataModule for COCO-format data, in a folder or streamed."""
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import signal
@@ -19,15 +20,22 @@ from yolo_lite.data.batch_memory import BatchMemory
 from yolo_lite.data.catalog import check_same_classes, open_split
 from yolo_lite.data.collate import collate
 from yolo_lite.data.dataset import STRIDE, Cache, EvalDataset, ImageSource, TrainDataset
+from yolo_lite.data.images import ImageFiles
 from yolo_lite.data.index import DetectionIndex
 from yolo_lite.data.layouts import Split
 from yolo_lite.data.quick_check import warn_before_training
 from yolo_lite.data.sampler import EvalSampler, ShapeBatches, TrainSampler
 from yolo_lite.data.shapes import make_shapes
+from yolo_lite.data.stream_plan import StreamPlan, StreamSampler
+from yolo_lite.data.stream_store import Stream, open_stream
+from yolo_lite.data.streaming import StreamedFiles
 from yolo_lite.data.transforms import check_albumentations
 from yolo_lite.data.types import Batch, Sample
+from yolo_lite.utils.distributed import is_main_process
 from yolo_lite.utils.errors import UserError
 from yolo_lite.utils.signals import STOP_SIGNALS
+
+log = logging.getLogger(__name__)
 
 SHAPES_ROOT = Path("datasets/shapes")
 MAX_WORKERS = 8
@@ -51,14 +59,16 @@ class DetectionDataModule(L.LightningDataModule):
     """COCO-format data: finds it, checks it, loads it.
 
     Args:
-        root: folder of the data; None generates and uses the embedded shapes in datasets/shapes.
+        root: folder of the data; None generates and uses the embedded shapes in datasets/shapes. Or the folder or URL
+            (s3://, gs://, r2://, azure://) of data that python -m yolo_lite.data.stream has made ready for streaming.
         image_size: side of the square network input, pixels, a multiple of 32.
         batch_size: images per process and step; auto (train.py only): the most that the memory holds, at most the
             nominal batch over all processes.
         num_workers: loader processes; None: one per core, at most 8.
         cache: keep decoded images: ram (in memory that the workers share), disk (in a file, also for later runs), none,
             or auto (in memory where they fit easily).
-        cache_dir: folder of the disk cache; None: image_cache in the run's working directory.
+        cache_dir: folder of the disk cache; None: image_cache in the run's working directory. Of streamed data: for
+            chunks and annotations that are fetched; None: ~/.lightning/chunks and ~/.cache/yolo-lite.
         multi_scale: each batch has a side between `1 - x` and `1 + x` times image_size, a multiple of 32.
         rect_validation: pad validation images to the next multiple of 32 instead of a square: quicker, and the numbers
             differ a little.
@@ -114,7 +124,7 @@ class DetectionDataModule(L.LightningDataModule):
         self.batch_size: int | Literal["auto"] = batch_size
         self.num_workers = min(MAX_WORKERS, os.cpu_count() or 1) if num_workers is None else num_workers
         self.cache: Cache = cache
-        self.cache_dir = as_path(cache_dir) or Path("image_cache")
+        self.cache_dir = as_path(cache_dir)
         self.multi_scale = multi_scale
         self.rect_validation = rect_validation
         self.augment = augment
@@ -128,15 +138,42 @@ class DetectionDataModule(L.LightningDataModule):
         self.seed = seed
         self.eval_split: Split = "val"
         self._indexes: dict[Split, DetectionIndex] = {}
+        self._stream: Stream | None = None
+        self._is_located = False
         self._resumed: dict[str, int] | None = None
 
     def index(self, split: Split) -> DetectionIndex:
         """The checked index of a split; opened at first use."""
         if split not in self._indexes:
-            root = make_shapes(SHAPES_ROOT) if self.root is None else self.root
-            source = self.sources[split]
-            self._indexes[split] = open_split(root, split, *source, self.max_bad_images, self.index_cache)
+            stream, source = self.stream, self.sources[split]
+            if stream is not None:
+                if any(source):
+                    raise UserError(f"--data.{split}_annotations and _images go with folders; {self.root} is streamed")
+                self._indexes[split] = stream.index(split)
+            else:
+                root = make_shapes(SHAPES_ROOT) if self.root is None else self.root
+                self._indexes[split] = open_split(root, split, *source, self.max_bad_images, self.index_cache)
         return self._indexes[split]
+
+    @property
+    def stream(self) -> Stream | None:
+        """The streamed data set; None: the data is in a folder. Looked for at first use."""
+        if not self._is_located and self.root is not None:
+            self._stream = open_stream(self.root, self.cache_dir)
+        self._is_located = True
+        return self._stream
+
+    def files(self, split: Split, plan: StreamPlan | None = None) -> ImageFiles:
+        """The image files of a split; in the order of the plan, if they are streamed."""
+        if self.stream is None:
+            return ImageFiles(self.index(split))
+        rank, nodes = (self.trainer.global_rank, self.trainer.num_nodes) if self.trainer is not None else (0, 1)
+        return StreamedFiles(self.stream, split, self.index(split), plan, rank, nodes)
+
+    def source(self, split: Split, plan: StreamPlan | None = None, recent: int = 0) -> ImageSource:
+        """The images of a split."""
+        folder = self.cache_dir or Path("image_cache")
+        return ImageSource(self.index(split), self.image_size, self.cache, folder, recent, self.files(split, plan))
 
     @property
     def eval_index(self) -> DetectionIndex:
@@ -147,6 +184,8 @@ class DetectionDataModule(L.LightningDataModule):
         """Open both splits of a training run, before anything expensive starts; returns the class names."""
         check_same_classes(self.index("train"), self.index("val"))
         warn_before_training(self.index("train"), self.index("val"), self.image_size, self.root)
+        if self.stream is not None and 0 < (self.stream.image_size or 0) < self.image_size and is_main_process():
+            log.warning("%s was stored at %d px, less than data.image_size", self.root, self.stream.image_size)
         return self.index("train").class_names
 
     @property
@@ -164,21 +203,20 @@ class DetectionDataModule(L.LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         rank, processes, batch_size = trainer.global_rank, trainer.world_size, self.images_per_batch
-        recent = (RECENT_BATCHES + 1) * batch_size
-        source = ImageSource(self.index("train"), self.image_size, self.cache, self.cache_dir, recent)
+        index, workers = self.index("train"), max(1, self.num_workers)
+        stream, plan = self.stream, None
+        if stream is not None:
+            plan = StreamPlan(tuple(stream.chunk_sizes("train")), self.seed, processes, workers, batch_size)
+        source = self.source("train", plan, recent=(RECENT_BATCHES + 1) * batch_size)
         source.fill()  # otherwise the first epoch would decode four images for every mosaic
-        sampler = TrainSampler(
-            len(source.index),
-            self.seed,
-            rank,
-            processes,
-            batch_size,
-            sizes=scales(self.image_size, self.multi_scale),
-            recent_batches=0 if source.is_cached else RECENT_BATCHES,
-            num_workers=self.num_workers,
-        )
+        sizes = scales(self.image_size, self.multi_scale)
+        recent = 0 if source.is_cached else RECENT_BATCHES
+        if stream is None or plan is None:
+            sampler = TrainSampler(len(index), self.seed, rank, processes, batch_size, sizes, recent, workers)
+        else:
+            sampler = StreamSampler(plan, stream.places("train"), rank, sizes, recent)
         # Lightning asks for the loader, and starts its workers, before it restores its own counters.
-        epoch, batches_done = self.resumed_position(len(source.index), processes)
+        epoch, batches_done = self.resumed_position(len(index), processes)
         sampler.set_epoch(epoch)
         sampler.skip(batches_done)
         steps_per_epoch = math.ceil(sampler.num_batches / trainer.accumulate_grad_batches)
@@ -200,7 +238,13 @@ class DetectionDataModule(L.LightningDataModule):
             "images": len(self.index("train")),
             "seed": self.seed,
             "batches_per_step": trainer.accumulate_grad_batches,
+            "stream_workers": self.stream_workers,
         }
+
+    @property
+    def stream_workers(self) -> int:
+        """Workers of each process where the order depends on them; 0 where it does not."""
+        return max(1, self.num_workers) if self.stream is not None else 0
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self._resumed = state_dict
@@ -217,11 +261,13 @@ class DetectionDataModule(L.LightningDataModule):
         now = {"batch_size": self.images_per_batch, "processes": processes, "images": num_images, "seed": self.seed}
         assert self.trainer is not None
         now["batches_per_step"] = self.trainer.accumulate_grad_batches
+        now["stream_workers"] = self.stream_workers
         for name, value in now.items():
-            if before["batches_done"] and before[name] != value:
+            was = before.get(name, 0)
+            if before["batches_done"] and was != value:
                 raise UserError(
                     f"the run stopped inside an epoch, after {before['batches_done']} batches with {name}="
-                    f"{before[name]}; this command has {value}: finish that epoch as it was begun, or start a new run "
+                    f"{was}; this command has {value}: finish that epoch as it was begun, or start a new run "
                     "with --weights"
                 )
         return before["epoch"], before["batches_done"]
@@ -229,8 +275,7 @@ class DetectionDataModule(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Sample]:
         trainer = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        source = ImageSource(self.eval_index, self.image_size, self.cache, self.cache_dir)
-        dataset = EvalDataset(source, self.rect_validation)
+        dataset = EvalDataset(self.source(self.eval_split), self.rect_validation)
         sampler = EvalSampler(len(dataset), rank, world_size)
         return self.loader(dataset, batch_sampler=ShapeBatches(sampler, dataset.shapes, self.images_per_batch))
 

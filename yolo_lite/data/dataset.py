@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from yolo_lite.data.augment import AugmentConfig, Augmenter
 from yolo_lite.data.cache import DiskCache, ImageCache, memory_cache, memory_room, pixel_offsets
 from yolo_lite.data.geometry import Drawn
-from yolo_lite.data.images import read_image, resize_image, resized_shape
+from yolo_lite.data.images import ImageFiles, decode_file, resize_image, resized_shape
 from yolo_lite.data.index import DetectionIndex
 from yolo_lite.data.transforms import letterbox
 from yolo_lite.data.types import Letterbox, Sample, SampleKey
@@ -34,15 +34,23 @@ class ImageSource:
         cache: `ram` and `disk` keep the decoded images, `none` does not, `auto` does in memory if they fit easily.
         cache_dir: folder of `disk`.
         recent: without a cache, each process keeps so many of the images that it decoded last.
+        files: where the image files come from; None: from their folder. Streamed files are not cached.
 
     Raises:
-        UserError: the cache does not fit.
+        UserError: the cache does not fit, or is not to be had.
     """
 
     def __init__(
-        self, index: DetectionIndex, image_size: int, cache: Cache, cache_dir: Path | None = None, recent: int = 0
+        self,
+        index: DetectionIndex,
+        image_size: int,
+        cache: Cache,
+        cache_dir: Path | None = None,
+        recent: int = 0,
+        files: ImageFiles | None = None,
     ) -> None:
         self.index = index
+        self.files = files or ImageFiles(index)
         self.image_size = image_size
         self.shapes = np.array([resized_shape(h, w, image_size) for h, w in index.sizes.tolist()], dtype=np.int64)
         self._cache = self._make_cache(cache, cache_dir)
@@ -52,6 +60,10 @@ class ImageSource:
     def _make_cache(self, cache: Cache, cache_dir: Path | None) -> ImageCache | None:
         if cache == "none":
             return None
+        if not self.files.can_be_cached:
+            if cache == "auto":
+                return None
+            raise UserError(f"data.cache={cache}: streamed images are not cached; use auto or none")
         if cache == "disk":
             assert cache_dir is not None
             return DiskCache(cache_dir, self.index, self.image_size, self.shapes)
@@ -76,7 +88,7 @@ class ImageSource:
         if cached is not None:
             return cached
         height, width = self.shapes[i].tolist()
-        image = resize_image(read_image(self.index.path(i), self.image_size), height, width)
+        image = resize_image(decode_file(self.files.read(i), self.files.name(i), self.image_size), height, width)
         if self._cache is not None:
             self._cache.put(i, image)
         elif self._capacity:
@@ -127,6 +139,7 @@ class TrainDataset(Dataset[Sample]):
 
     def __getitem__(self, key: SampleKey) -> Sample:
         epoch, i, size, partners = key
+        self.source.files.start(epoch, i)
         rng = np.random.default_rng([self.seed, epoch, i])
         use_mosaic = epoch < self.mosaic_epochs
         image, boxes, labels = self.augmenter(i, rng, use_mosaic, size, partners)

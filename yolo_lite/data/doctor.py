@@ -110,6 +110,8 @@ def diagnose(data: DetectionDataModule, decode: bool = True) -> Diagnosis:
             continue
         try:
             diagnosis.splits[split] = read_split(source, split)
+        except MissingSplitError as error:  # of YOLO data, where data.yaml names the splits
+            missing.append((split, error))
         except UserError as error:
             way_out = "mend the annotation file: training stops with this line"
             diagnosis.findings.append(Finding("annotations", "error", split, 1, str(error), way_out))

@@ -37,6 +37,8 @@ def image_findings(splits: dict[str, DetectionIndex], decode: bool) -> list[Find
         splits: the index of each split, sizes as the annotations say.
         decode: decode every image, which finds damage inside files and images that only look the same.
     """
+    if not splits:
+        return []
     found = []
     prints = {}
     for split, index in splits.items():

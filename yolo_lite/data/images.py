@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from yolo_lite.data.decoding import DEEP_MODES, DEEP_PIXELS, MAX_PIXELS, decode_image, exif_orientation
+from yolo_lite.data.index import DetectionIndex
 from yolo_lite.utils.errors import UserError
 
 # The last marker of a complete file; writers may append a little after it.
@@ -78,16 +79,61 @@ def read_image(path: Path, at_least: int | None = None) -> np.ndarray:
         at_least: a JPEG may come out smaller, by 2, 4 or 8, as long as its longer side keeps so many pixels.
 
     Raises:
+        UserError: it cannot be read or decoded.
+    """
+    return decode_file(read_file(path), path, at_least)
+
+
+def read_file(path: Path) -> np.ndarray:
+    """The (K,) uint8 bytes of an image file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise UserError(f"cannot read image {path}: {error.strerror}") from None
+
+
+def decode_file(data: np.ndarray, name: Path | str, at_least: int | None = None) -> np.ndarray:
+    """`decode_image`, with an error that names the file.
+
+    Raises:
         UserError: it cannot be decoded.
     """
     try:
-        data = np.fromfile(path, dtype=np.uint8)
-    except OSError as error:
-        raise UserError(f"cannot read image {path}: {error.strerror}") from None
-    try:
         return decode_image(data, at_least)
     except Exception as error:  # PIL raises what its plug-ins raise
-        raise UserError(f"cannot decode image {path}: {error}") from None
+        raise UserError(f"cannot decode image {name}: {error}") from None
+
+
+class ImageFiles:
+    """The image files of an index, in their folder.
+
+    Args:
+        index: the split.
+    """
+
+    can_be_cached = True
+
+    def __init__(self, index: DetectionIndex) -> None:
+        self.index = index
+
+    def start(self, epoch: int, i: int) -> None:
+        """Image `i` is the next one of training; told before it and the images it is combined with are read."""
+
+    def read(self, i: int) -> np.ndarray:
+        """(K,) uint8 bytes of the file of image `i`.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        return read_file(self.index.path(i))
+
+    def name(self, i: int) -> str:
+        """What messages call image `i`."""
+        return str(self.index.path(i))
 
 
 def resized_shape(height: int, width: int, longest: int) -> tuple[int, int]:

@@ -14,6 +14,9 @@ from yolo_lite.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
+# What marks a streamed data set (stream_store.py).
+STREAM_FILE = "stream.json"
+
 Split = Literal["train", "val", "test"]
 Format = Literal["coco", "yolo", "voc"]
 
@@ -135,9 +138,19 @@ def find_other_format(root: Path, split: Split) -> SplitSource | None:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The image files in a folder and below, sorted; hidden ones, such as macOS leaves on shared disks, are none."""
+    """The image files in a folder and below, sorted; hidden ones, such as macOS leaves on shared disks, are none.
+
+    Linked folders are followed, each once: links may lead in circles.
+    """
     found = []
-    for parent, _, names in os.walk(folder):
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()  # of two ways to a folder, always the same one
+        place = os.path.realpath(parent)
+        if place in seen:
+            folders.clear()
+            continue
+        seen.add(place)
         found += [Path(parent, n) for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES and not n.startswith(".")]
     return sorted(found)
 
@@ -156,6 +169,8 @@ def find_split(root: Path, split: Split, annotations: Path | None = None, image_
     """
     if not root.exists():
         raise UserError(f"no data folder {root} (--data.root)")
+    if (root / STREAM_FILE).is_file():
+        raise UserError(f"{root} is streamed data, which only train.py and eval.py read: give what it was made from")
     if root.is_file() and find_yaml(root) is None:
         raise UserError(f"{root} is neither a data folder nor a data.yaml (--data.root)")
     if annotations is not None:
@@ -209,6 +224,14 @@ def is_filled(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
 
+def is_file(path: Path) -> bool:
+    """A file is there; names that the file system does not take are none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def pick_image_dir(source: SplitSource, file_names: list[str]) -> Path:
     """The folder that holds the images: the first in which one of a few listed files exists.
 
@@ -217,7 +240,9 @@ def pick_image_dir(source: SplitSource, file_names: list[str]) -> Path:
     """
     sample = file_names[:20] + file_names[-5:]
     for folder in source.image_dirs:
-        if any((folder / name).is_file() for name in sample):
+        if any(is_file(folder / name) for name in sample):
             return folder
     looked = ", ".join(str(folder) for folder in source.image_dirs)
-    raise UserError(f"{source.annotations}: no image {json.dumps(sample[0])} nor the others listed in any of {looked}")
+    raise UserError(
+        f"{source.annotations}: no image {json.dumps(sample[0]):.80} nor the others listed in any of {looked}"
+    )

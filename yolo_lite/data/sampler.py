@@ -72,10 +72,13 @@ class TrainSampler(Sampler[SampleKey]):
         own = len(range(self.rank, self.num_images, self.world_size))
         return max(own, (self.num_batches - 1) * self.batch_size + 1)
 
-    def __iter__(self) -> Iterator[SampleKey]:
+    def own_images(self) -> np.ndarray:
+        """The images of this rank in this epoch, in order; one at least."""
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_images)
-        own = np.resize(order, max(self.num_images, self.rank + 1))[self.rank :: self.world_size]
-        own = np.resize(own, len(self))
+        return np.resize(order, max(self.num_images, self.rank + 1))[self.rank :: self.world_size]
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        own = np.resize(self.own_images(), len(self))
         start, self.batches_done = self.batches_done, 0
         for batch in range(start, self.num_batches):
             size, partners = self._size(batch), self._partners(own, batch)

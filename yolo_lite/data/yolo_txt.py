@@ -1,7 +1,8 @@
 """Read YOLO labels: one text file an image, with rows `class cx cy w h`.
 
 Coordinates are shares of the image's width and height, so the sizes of the image files are needed to read them. A row
-`class x y x y x y ...` is a polygon and gives the box around it.
+`class x y x y x y ...` is a polygon and gives the box around it. Where data.yaml has `kpt_shape`, rows are
+`class cx cy w h` and key points, which are not read.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ from typing import NamedTuple
 import numpy as np
 
 from yolo_lite.data.build import Rows, build_index
-from yolo_lite.data.data_yaml import exists, read_class_names, read_text, read_yaml, split_images
+from yolo_lite.data.data_yaml import (
+    count_keypoint_columns,
+    exists,
+    read_class_names,
+    read_text,
+    read_yaml,
+    split_images,
+)
 from yolo_lite.data.images import ImageProblem, inspect_images
 from yolo_lite.data.index import DetectionIndex
 from yolo_lite.data.layouts import Split
@@ -58,6 +66,7 @@ def read_yolo(path: Path, split: Split) -> tuple[DetectionIndex, list[tuple[int,
     """
     settings = read_yaml(path)
     class_names = read_class_names(settings, path)
+    keypoint_columns = count_keypoint_columns(settings, path)
     images = split_images(settings, path, split)
     inspected = inspect_images(images)
     labels = label_files(images)
@@ -70,7 +79,7 @@ def read_yolo(path: Path, split: Split) -> tuple[DetectionIndex, list[tuple[int,
         if text is None:
             missing += 1
             continue
-        parsed = parse_labels(text, len(class_names), label_file)
+        parsed = parse_labels(text, len(class_names), label_file, keypoint_columns)
         unique = list(dict.fromkeys(parsed))
         duplicates += len(parsed) - len(unique)
         height, width = found
@@ -114,8 +123,8 @@ def label_file(image: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def parse_labels(text: str, num_classes: int, path: Path) -> list[LabelRow]:
-    """The rows of a label file.
+def parse_labels(text: str, num_classes: int, path: Path, keypoint_columns: int = 0) -> list[LabelRow]:
+    """The rows of a label file; columns of key points behind a box are passed over.
 
     Raises:
         UserError: a row is wrong; the message names file and line.
@@ -123,6 +132,8 @@ def parse_labels(text: str, num_classes: int, path: Path) -> list[LabelRow]:
     rows = []
     for number, line in enumerate(text.split("\n"), start=1):
         tokens = line.split()
+        if keypoint_columns and len(tokens) == 5 + keypoint_columns:  # else an odd number would look like a polygon
+            tokens = tokens[:5]
         if tokens:
             rows.append(parse_row(tokens, num_classes, f"{path}:{number}"))
     return rows

@@ -184,10 +184,11 @@ def score_detections(table: DetectionTable, index: DetectionIndex) -> CocoScores
         )
         targets.append(
             {
-                "boxes": torch.from_numpy(index.boxes_xywh[truth]),
-                "labels": torch.from_numpy(index.labels[truth]).long(),
-                "iscrowd": torch.from_numpy(index.is_crowd[truth]).long(),
-                "area": torch.from_numpy(index.areas[truth]),
+                # Copies: torch warns of arrays that cannot be written to, as those of a saved index are.
+                "boxes": torch.tensor(index.boxes_xywh[truth]),
+                "labels": torch.tensor(index.labels[truth]).long(),
+                "iscrowd": torch.tensor(index.is_crowd[truth]).long(),
+                "area": torch.tensor(index.areas[truth]),
             }
         )
     if not len(seen):
