@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from yolo_lite.data.index import DetectionIndex
-from yolo_lite.evaluation.detections import COCO_LIMIT, DetectionTable, Scope
+from yolo_lite.evaluation.detections import COCO_LIMIT, DetectionTable, Ranking, Scope
 from yolo_lite.evaluation.matching import UNMATCHED, Pairs, find_pairs, match_by_score
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -60,25 +60,6 @@ def format_score(value: float) -> str:
     return f"{value:.4f}" if value >= 0 else "-"
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """Detections by class and score, best first; of equal ones as in the scope.
-
-    Attributes:
-        order: (D,) places in the scope.
-        starts: (C + 1,) where the classes start.
-    """
-
-    order: np.ndarray
-    starts: np.ndarray
-
-    @staticmethod
-    def of(labels: np.ndarray, scores: np.ndarray, num_classes: int) -> Ranking:
-        """By labels (D,) and scores (D,)."""
-        order = np.lexsort((-scores, labels))
-        return Ranking(order, np.searchsorted(labels[order], np.arange(num_classes + 1)))
-
-
 def precision_at_recall(
     ranking: Ranking, is_hit: np.ndarray, is_counted: np.ndarray, num_objects: np.ndarray
 ) -> np.ndarray:
@@ -114,8 +95,7 @@ def score_detections(table: DetectionTable, index: DetectionIndex) -> CocoScores
     """COCO's evaluation (IoU 0.50:0.95, 100 detections, crowds ignored, areas from the file)."""
     scope = Scope.of(table, index)
     pairs = find_pairs(scope, IOU_THRESHOLDS[0])
-    ranking = Ranking.of(scope.labels, scope.scores, scope.num_classes)
-    by_area = {name: score_area(scope, pairs, ranking, *limits) for name, limits in AREA_RANGES.items()}
+    by_area = {name: score_area(scope, pairs, *limits) for name, limits in AREA_RANGES.items()}
     ap, recalls = by_area["all"]
     numbers = [mean_over_classes(ap), mean_over_classes(ap[:1]), mean_over_classes(ap[5:6])]
     numbers += [mean_over_classes(by_area[name][0]) for name in ("small", "medium", "large")]
@@ -135,15 +115,12 @@ def score_detections(table: DetectionTable, index: DetectionIndex) -> CocoScores
     )
 
 
-def score_area(
-    scope: Scope, pairs: Pairs, ranking: Ranking, smallest: float, largest: float
-) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+def score_area(scope: Scope, pairs: Pairs, smallest: float, largest: float) -> tuple[np.ndarray, dict[int, np.ndarray]]:
     """AP (T, C), and by number of detections of an image and a class the recall (T, C); -1 for classes without objects.
 
     Args:
         scope: what is scored.
         pairs: of one class, with an IoU of at least the lowest threshold.
-        ranking: of the detections.
         smallest, largest: square pixels of the objects that count; others are ignored, and so are detections of other
             sizes that match none.
     """
@@ -159,7 +136,7 @@ def score_area(
         is_hit = is_matched.copy()
         is_hit[is_matched] = ~is_ignored[matches[is_matched]]
         is_counted = is_hit | (~is_matched & is_inside)
-        ap.append(precision_at_recall(ranking, is_hit, is_counted, num_objects).mean(axis=1))
+        ap.append(precision_at_recall(scope.ranking, is_hit, is_counted, num_objects).mean(axis=1))
         for limit, recall in recalls.items():
             found = hits_per_class(scope, is_hit & (scope.ranks < limit))
             np.divide(found, num_objects, out=recall[t], where=num_objects > 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -135,6 +136,30 @@ class Scope:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @cached_property
+    def ranking(self) -> Ranking:
+        """The detections by class and score."""
+        return Ranking.of(self.labels, self.scores, self.num_classes)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Detections by class and score, best first; of equal ones as in the scope.
+
+    Attributes:
+        order: (D,) places in the scope.
+        starts: (C + 1,) where the classes start.
+    """
+
+    order: np.ndarray
+    starts: np.ndarray
+
+    @staticmethod
+    def of(labels: np.ndarray, scores: np.ndarray, num_classes: int) -> Ranking:
+        """By labels (D,) and scores (D,), C classes."""
+        order = np.lexsort((-scores, labels))
+        return Ranking(order, np.searchsorted(labels[order], np.arange(num_classes + 1)))
 
 
 def positions_of(values: np.ndarray, among: np.ndarray) -> np.ndarray:

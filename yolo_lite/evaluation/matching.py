@@ -48,6 +48,32 @@ class Pairs:
         return self.select(np.argsort(self.detections * 2 + is_ignored[self.objects], kind="stable"))
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What COCO's matching says of each detection.
+
+    Attributes:
+        scope: what was matched.
+        iou: from which on a detection is right.
+        matches: (D,) the object of each detection, or `UNMATCHED`.
+        is_hit: (D,) detections that found an object.
+        on_crowd: (D,) detections that found none but lie on a crowd, and are ignored.
+        num_objects: (C,) that could be found.
+    """
+
+    scope: Scope
+    iou: float
+    matches: np.ndarray
+    is_hit: np.ndarray
+    on_crowd: np.ndarray
+    num_objects: np.ndarray
+
+    @property
+    def is_counted(self) -> np.ndarray:
+        """(D,) hits and wrong detections."""
+        return ~self.on_crowd
+
+
 def find_pairs(scope: Scope, min_iou: float, of_one_class: bool = True) -> Pairs:
     """Pairs that overlap by at least `min_iou` > 0, by detection, best IoU first; of equal ones the later object, as
     in COCO.
@@ -105,6 +131,23 @@ def pair_ious(
     area = w * h
     union = np.where(is_crowd, area, area + gw * gh - overlap)
     return np.divide(overlap, union, out=np.zeros_like(overlap), where=overlap > 0)
+
+
+def match_scope(scope: Scope, pairs: Pairs, iou: float) -> Outcome:
+    """COCO's matching of objects of all sizes.
+
+    Args:
+        scope: what is scored.
+        pairs: with an IoU of at least `iou`, of one class or of all.
+        iou: the threshold.
+    """
+    pairs = pairs.select(scope.labels[pairs.detections] == scope.object_labels[pairs.objects])
+    matches = match_by_score(scope, pairs.preferring(scope.is_crowd), iou)
+    is_matched = matches != UNMATCHED
+    on_crowd = is_matched.copy()
+    on_crowd[is_matched] = scope.is_crowd[matches[is_matched]]
+    num_objects = np.bincount(scope.object_labels[~scope.is_crowd], minlength=scope.num_classes)
+    return Outcome(scope, iou, matches, is_matched & ~on_crowd, on_crowd, num_objects)
 
 
 def match_by_score(scope: Scope, pairs: Pairs, threshold: float) -> np.ndarray:
