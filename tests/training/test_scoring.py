@@ -17,6 +17,7 @@ from pycocotools.cocoeval import COCOeval
 
 from yolo_lite.data.coco import read_coco
 from yolo_lite.data.datamodule import DetectionDataModule
+from yolo_lite.evaluation.coco_scores import COCO_NUMBERS
 from yolo_lite.ops.postprocess import (
     EVAL_IOU,
     EVAL_SCORE,
@@ -26,7 +27,7 @@ from yolo_lite.ops.postprocess import (
     Detections,
     detect,
 )
-from yolo_lite.training.metrics import COCO_NUMBERS, CocoMetric
+from yolo_lite.training.metrics import CocoMetric
 from yolo_lite.training.module import DetectionModule
 from yolo_lite.training.trainer import silent_trainer
 
@@ -84,7 +85,7 @@ def test_numbers_equal_pycocotools(name: str, with_crowds: bool, data_root, tmp_
         evaluation.accumulate()
         evaluation.summarize()
     assert 0.05 < evaluation.stats[0] < 0.95  # a score at either end would prove nothing
-    for ours, theirs in zip(COCO_NUMBERS.values(), evaluation.stats, strict=True):
+    for ours, theirs in zip(COCO_NUMBERS, evaluation.stats, strict=True):
         assert scores_ours.numbers[ours] == pytest.approx(theirs, abs=1e-6), ours
     precision = evaluation.eval["precision"][:, :, :, 0, 2]  # IoU, recall, class; all areas, 100 detections
     for k, class_name in enumerate(index.class_names):

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from yolo_lite.data.classes import check_classes
 from yolo_lite.data.datamodule import DetectionDataModule
-from yolo_lite.training.metrics import CocoScores, format_score
+from yolo_lite.evaluation.coco_scores import CocoScores, format_score
 from yolo_lite.training.module import DetectionModule
 from yolo_lite.training.stopping import explaining
 from yolo_lite.training.trainer import SILENT, Trainer
