@@ -19,7 +19,7 @@ from yolo_lite.data.classes import check_classes
 from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.data.index import DetectionIndex
 from yolo_lite.evaluation.analysis import Analysis, analyse, to_json
-from yolo_lite.evaluation.coco_json import write_detections
+from yolo_lite.evaluation.coco_json import write_coco_results
 from yolo_lite.evaluation.coco_scores import format_score
 from yolo_lite.evaluation.detections import DetectionTable
 from yolo_lite.evaluation.report import ScoredModel, write_report
@@ -65,7 +65,10 @@ def build_parser() -> LightningArgumentParser:
     )
     parser.add_argument("--json", type=str | None, default=None, help="write the numbers to this file")
     parser.add_argument(
-        "--save-json", type=str | None, default=None, help="write the detections to this file, as pycocotools reads them"
+        "--save-json",
+        type=str | None,
+        default=None,
+        help="write the detections to this file, as pycocotools reads them",
     )
     parser.add_argument(
         "--report",
@@ -130,7 +133,7 @@ def evaluate(args: list[str]) -> None:
     if targets["json"] is not None:
         write_json(targets["json"], results)
     if targets["save-json"] is not None:
-        write_detections(targets["save-json"], results[0].table, results[0].index)
+        write_coco_results(targets["save-json"], results[0].table, results[0].index)
     print_results(results, config.split)
     if config.report != NO_REPORT:
         folder = Path(config.report) if config.report else report_folder(paths, config.split)
@@ -176,9 +179,7 @@ def report_folder(paths: list[Path], split: str) -> Path:
     return (run.path if run is not None else paths[0].parent) / "evaluation" / split
 
 
-def score_checkpoint(
-    parser: LightningArgumentParser, config: Namespace, path: Path, name: str
-) -> Scored | None:
+def score_checkpoint(parser: LightningArgumentParser, config: Namespace, path: Path, name: str) -> Scored | None:
     """Run the model over the split; None on all processes but the main one.
 
     Raises:
@@ -201,7 +202,8 @@ def score_checkpoint(
         raise UserError("trainer.limit_val_batches=0 leaves nothing to score: leave it out")
     with explaining(data, module):
         trainer.validate(module, datamodule=data, verbose=False)
-    if module.scores is None or module.detections is None:
+    detections = module.metric.scored
+    if module.scores is None or detections is None:
         return None
     facts = {
         "checkpoint": str(path),
@@ -215,8 +217,8 @@ def score_checkpoint(
         "device": str(trainer.strategy.root_device),
     }
     index = data.eval_index
-    analysis = analyse(module.detections, index, module.scores)
-    return Scored(path, name, index, module.detections, analysis, facts, times.milliseconds())
+    analysis = analyse(detections, index, module.scores)
+    return Scored(path, name, index, detections, analysis, facts, times.milliseconds())
 
 
 def load_module(path: Path, weights: str) -> DetectionModule:

@@ -20,13 +20,14 @@ from torch.optim import Optimizer
 import yolo_lite
 from yolo_lite.data.index import DetectionIndex
 from yolo_lite.data.types import Batch
+from yolo_lite.evaluation.coco_scores import CocoScores
 from yolo_lite.losses.detection import DetectionLoss
 from yolo_lite.models.afpn import NeckInit
 from yolo_lite.models.backbone import Block, Downsample
 from yolo_lite.models.yolo import Levels, Neck, build_model
 from yolo_lite.ops.boxes import clip_boxes
 from yolo_lite.ops.postprocess import EVAL_IOU, EVAL_SCORE, MAX_DETECTIONS, Detections, detect
-from yolo_lite.training.metrics import CocoMetric, CocoScores
+from yolo_lite.training.metrics import CocoMetric
 from yolo_lite.training.optim import (
     OptimizerName,
     Schedule,
