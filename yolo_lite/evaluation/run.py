@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 # Short names, as detection people write them; every other number keeps its name.
 JSON_NAMES = {"map_50_95": "map"}
 NO_REPORT = "none"
+PAPER_WIDTH = 160
 
 
 def build_parser() -> LightningArgumentParser:
@@ -256,6 +257,8 @@ def shown_facts(result: Scored) -> dict[str, str]:
 def print_results(results: list[Scored], split: str) -> None:
     """All numbers as tables, a column for each model."""
     console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console.width = PAPER_WIDTH  # rich would cut numbers to fit 80 columns that nobody looks at
     names = [escape(result.name) for result in results]
     title = f"{split}, {results[0].analysis.coco.num_images} images"
     table = Table(title=title if len(results) > 1 else escape(f"{results[0].path} on {title}"))
@@ -270,10 +273,9 @@ def print_results(results: list[Scored], split: str) -> None:
     table.add_row("  its score threshold", *(f"{result.analysis.best.score:.3f}" for result in results))
     table.add_row("calibration error", *(format_score(result.analysis.calibration.error) for result in results))
     table.add_section()
-    for key, gain in results[0].analysis.errors.gains.items():
-        del gain
+    for key in results[0].analysis.errors.gains:
         cells = [f"{r.analysis.errors.counts[key]}  {r.analysis.errors.gains[key]:+.4f}" for r in results]
-        table.add_row(f"{key}: errors, AP50 without them", *cells)
+        table.add_row(f"{key} errors, AP50 without them", *cells)
     table.add_section()
     table.add_row("parameters", *(f"{result.facts['parameters']:,}" for result in results))
     table.add_row("GFLOPs", *(f"{result.facts['gflops']:.2f}" for result in results))
