@@ -116,3 +116,19 @@ def test_one_model_twice(models: tuple[Path, list[Path]], capsys: pytest.Capture
     root, (checkpoint, _) = models
     assert eval_script.main([*["--checkpoint", str(checkpoint)] * 2, "--data.root", str(root), *LIGHT]) == 2
     assert "given twice" in capsys.readouterr().err
+
+
+def test_a_model_of_other_classes_is_refused_before_anything_is_scored(
+    models: tuple[Path, list[Path]], tmp_path: Path, make_coco: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, (checkpoint, _) = models
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"]["class_names"] = ["cat", "dog"]
+    content["yolo_lite"]["class_names"] = ["cat", "dog"]
+    other = tmp_path / "other.ckpt"
+    torch.save(content, other)
+    arguments = ["--checkpoint", str(checkpoint), "--checkpoint", str(other), "--data.root", str(root), *LIGHT]
+    assert eval_script.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert "cat" in captured.err
+    assert "map_50_95" not in captured.out

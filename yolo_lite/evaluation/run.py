@@ -124,9 +124,10 @@ def evaluate(args: list[str]) -> None:
         raise UserError("--save-json holds the detections of one model: give one --checkpoint")
     targets = {name: target_file(name, config[name.replace("-", "_")]) for name in ("json", "save-json")}
     names = short_names(paths)
+    prepared = [prepare(config, path) for path in paths]  # whatever does not fit is said before anything is scored
     results = []
-    for path, name in zip(paths, names, strict=True):
-        scored = score_checkpoint(parser, config, path, name)
+    for path, name, (module, data) in zip(paths, names, prepared, strict=True):
+        scored = score(parser, config, module, data, path, name)
         if scored is not None:  # on the main process
             results.append(scored)
     if not results:
@@ -180,11 +181,11 @@ def report_folder(paths: list[Path], split: str) -> Path:
     return (run.path if run is not None else paths[0].parent) / "evaluation" / split
 
 
-def score_checkpoint(parser: LightningArgumentParser, config: Namespace, path: Path, name: str) -> Scored | None:
-    """Run the model over the split; None on all processes but the main one.
+def prepare(config: Namespace, path: Path) -> tuple[DetectionModule, DetectionDataModule]:
+    """A model and the data for it.
 
     Raises:
-        UserError: data or trainer settings do not fit.
+        UserError: they do not fit.
     """
     module = load_module(path, config.weights)
     settings = config.data.as_dict()
@@ -192,6 +193,22 @@ def score_checkpoint(parser: LightningArgumentParser, config: Namespace, path: P
     data = DetectionDataModule(**settings)
     data.eval_split = config.split
     check_classes(module.class_names, data.eval_index.class_names)
+    return module, data
+
+
+def score(
+    parser: LightningArgumentParser,
+    config: Namespace,
+    module: DetectionModule,
+    data: DetectionDataModule,
+    path: Path,
+    name: str,
+) -> Scored | None:
+    """Run the model over the split; None on all processes but the main one.
+
+    Raises:
+        UserError: the settings of the trainer do not fit.
+    """
     times = StageTimes()
     try:
         options = parser.instantiate_classes(config).trainer
