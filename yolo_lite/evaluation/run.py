@@ -220,7 +220,7 @@ def score(
         raise UserError("trainer.limit_val_batches=0 leaves nothing to score: leave it out")
     with explaining(data, module):
         trainer.validate(module, datamodule=data, verbose=False)
-    detections = module.metric.scored
+    detections = module.detections
     if module.scores is None or detections is None:
         return None
     facts = {

@@ -23,15 +23,10 @@ log = logging.getLogger(__name__)
 
 
 class CocoMetric:
-    """Collects the detections of an epoch on this process.
-
-    Attributes:
-        scored: the detections of all processes that were scored last, on the main process; None elsewhere and before.
-    """
+    """Collects the detections of an epoch on this process."""
 
     def __init__(self) -> None:
         self._tables: list[DetectionTable] = []
-        self.scored: DetectionTable | None = None
 
     def reset(self) -> None:
         """Forget everything."""
@@ -72,7 +67,6 @@ class CocoMetric:
             table = tables[0]
             for other in tables[1:]:
                 table = DetectionTable.concatenate([table, other.without(table.seen)])
-            self.scored = table
             if world_size() == 1:
                 return score_detections(table, index)
             try:
