@@ -8,7 +8,7 @@ from yolo_lite.evaluation.styles import ERROR_STYLES, cut, score_text
 from yolo_lite.utils.errors import UserError
 from yolo_lite.utils.html import data_uri, text
 
-LETTER = 15.0  # canvas units, about the height of a letter
+LETTER = 24.0  # canvas units, the height of a letter on a small card
 FEW_MARKS = 6  # so many boxes of a picture carry their names on small cards too
 # A very flat image would leave no room for a name.
 SMALLEST_SIDE = 120.0
@@ -90,7 +90,7 @@ def mark_svg(mark: Mark, names: list[str], width: float, height: float) -> str:
     place = f'x="{left:.1f}" y="{top:.1f}" width="{box_width:.1f}" height="{box_height:.1f}"'
     shown = f"{style.mark} {cut(name, 16)}{score}".strip()
     # Above the box where there is room, else inside; ending at its right side where it would leave the picture.
-    baseline = top - 4 if top > LETTER * 1.4 else min(top + LETTER * 1.2, height - 3)
+    baseline = top - 4 if top > LETTER else min(top + LETTER, height - 3)
     ends = left + len(shown) * LETTER * 0.62 > width
     anchor = f'x="{min(left + box_width, width - 2):.1f}" text-anchor="end"' if ends else f'x="{left + 1:.1f}"'
     return (
@@ -126,7 +126,8 @@ def error_legend() -> str:
         f"<b>{text(f'{style.mark} {style.title}'.strip())}</b> {text(style.meaning)}</li>"
         for error, style in ERROR_STYLES.items()
     )
-    return f'<details class="legend-of-errors"><summary>What colours and letters mean</summary><ul>{"".join(rows)}</ul></details>'
+    summary = "<summary>What colours and letters mean</summary>"
+    return f'<details class="legend-of-errors">{summary}<ul>{"".join(rows)}</ul></details>'
 
 
 def error_style() -> str:

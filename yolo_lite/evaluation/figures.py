@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from yolo_lite.evaluation.analysis import ERROR_TYPES, Analysis
-from yolo_lite.evaluation.styles import CURVE_COLOURS, ERROR_STYLES, cut, score_text
+from yolo_lite.evaluation.styles import CURVE_COLOURS, ERROR_STYLES, cut, gain_text, score_text
 
 DPI = 120
 NAMED_CURVES = 12  # more do not fit into a legend
@@ -101,7 +101,8 @@ def draw_curves(axes: Axes, analysis: Analysis, x: np.ndarray, y: np.ndarray, ma
             axes.plot(x, unknown_as_gap(y[1 + c]), color=colour, linestyle=dash, linewidth=1.4, label=text)
     axes.plot(x, unknown_as_gap(y[0]), color="black", linewidth=2.4, label=main)
     legend = axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8)
-    legend.set_title("" if are_few else "AP 0.50:0.95, the weakest", prop={"size": 8})
+    legend.set_title("" if are_few else "AP 0.50:0.95, the weakest")
+    legend.get_title().set_fontsize(8)
 
 
 def precision_recall(analysis: Analysis) -> bytes:
@@ -235,7 +236,7 @@ def error_types(analysis: Analysis) -> bytes:
     gains = [analysis.errors.gains[name] for name in ERROR_TYPES]
     add_bars(left, names, counts, [f"{count:,}" for count in counts])
     left.set_title(f"Errors at score {analysis.best.score:.2f}", fontsize=11, loc="left")
-    add_bars(right, names, gains, [f"+{gain:.3f}" if gain >= 0 else "–" for gain in gains])
+    add_bars(right, names, gains, [gain_text(gain) for gain in gains])
     right.set_title("What AP 0.50 would gain without them", fontsize=11, loc="left")
     return to_png(figure)
 

@@ -33,7 +33,7 @@ from yolo_lite.evaluation.sections import (
     sizes_html,
     tiles,
 )
-from yolo_lite.evaluation.styles import CURVE_COLOURS
+from yolo_lite.evaluation.styles import score_text
 from yolo_lite.utils.errors import UserError
 from yolo_lite.utils.files import replacing
 from yolo_lite.utils.html import base_style, data_uri, text
@@ -136,7 +136,7 @@ def build_page(models: list[ScoredModel], figures: list[dict[str, bytes]]) -> st
     limit = max(LEAST_GALLERY_IMAGES, GALLERY_IMAGES // len(models))
     photos = Photos()
     sections = [
-        model_section(i, model, pictures, photos, limit)
+        model_section(i, model, "Summary" if len(models) == 1 else model.name, pictures, photos, limit)
         for i, (model, pictures) in enumerate(zip(models, figures, strict=True))
     ]
     title = "Report: " + (models[0].name if len(models) == 1 else f"{len(models)} models")
@@ -150,7 +150,7 @@ def build_page(models: list[ScoredModel], figures: list[dict[str, bytes]]) -> st
         tabs=tabs(names),
         sections="".join(sections),
         photos=photos.html(),
-        data=as_script_data({"models": [curve_data(m.analysis) for m in models], "colours": CURVE_COLOURS}),
+        data=as_script_data({"models": [curve_data(m.analysis) for m in models]}),
         script=script,
     )
 
@@ -165,14 +165,16 @@ def tabs(names: list[str]) -> str:
     if len(names) < 2:
         return ""
     buttons = "".join(
-        f'<button type="button" role="tab" id="tab-{i}" aria-controls="model-{i}">{text(unique_name(names, i))}</button>'
+        f'<button type="button" role="tab" aria-controls="model-{i}">{text(unique_name(names, i))}</button>'
         for i in range(len(names))
     )
     return f'<div class="tabs" role="tablist" aria-label="Model" hidden>{buttons}</div>'
 
 
-def model_section(i: int, model: ScoredModel, figures: dict[str, bytes], photos: Photos, limit: int) -> str:
-    """Everything of one model."""
+def model_section(
+    i: int, model: ScoredModel, heading: str, figures: dict[str, bytes], photos: Photos, limit: int
+) -> str:
+    """Everything of one model, with at most `limit` images."""
     analysis, index, names = model.analysis, model.index, model.index.class_names
     chosen = choose_images(analysis.images, model.table, index, limit)
     pictures = [make_picture(record, model.table, index) for record in chosen]
@@ -181,6 +183,7 @@ def model_section(i: int, model: ScoredModel, figures: dict[str, bytes], photos:
     return Template((files("yolo_lite.evaluation") / "page" / "model.html").read_text(encoding="utf-8")).substitute(
         i=i,
         name=text(model.name),
+        heading=text(heading),
         tiles=tiles(analysis),
         facts=facts_html(model.facts),
         coco=coco_table(analysis),
@@ -188,8 +191,8 @@ def model_section(i: int, model: ScoredModel, figures: dict[str, bytes], photos:
         confusion=confusion_html(analysis, matrix),
         errors=errors_html(analysis),
         sizes=sizes_html(analysis),
-        calibration_error=f"{analysis.calibration.error:.3f}" if analysis.calibration.error >= 0 else "–",
-        threshold=f"{analysis.best.score:.3f}" if analysis.best.score >= 0 else "–",
+        calibration_error=score_text(analysis.calibration.error),
+        threshold=score_text(analysis.best.score),
         gallery=gallery_html(cards, model.name),
         num_cards=len(cards),
         num_images=f"{len(analysis.images):,}",

@@ -8,11 +8,12 @@ import numpy as np
 
 from yolo_lite.evaluation.analysis import ERROR_TYPES, Analysis
 from yolo_lite.evaluation.figures import row_shares, short_count
-from yolo_lite.evaluation.styles import ERROR_STYLES, cut, score_text
+from yolo_lite.evaluation.styles import ERROR_STYLES, cut, gain_text, score_text
 from yolo_lite.utils.html import text
 
 TABLE_CLASSES = 30  # a larger confusion matrix is a picture
 LISTED_CONFUSIONS = 12
+LONG_VALUE = ' class="long"'
 MAIN_NUMBERS = {
     "map_50_95": "mAP 50:95",
     "map_50": "mAP 50",
@@ -46,18 +47,27 @@ def tiles(analysis: Analysis) -> str:
         "mAP 50:95": score_text(numbers["map_50_95"]),
         "mAP 50": score_text(numbers["map_50"]),
         "AR 100": score_text(numbers["mar_100"]),
-        f"best F1, at score {score_text(best.score)}": score_text(best.f1),
+        f"best F1, at {score_text(best.score)}": score_text(best.f1),
         "precision there": score_text(best.precision),
         "recall there": score_text(best.recall),
         "images": f"{analysis.coco.num_images:,}",
         "objects": f"{sum(scores.num_objects for scores in analysis.classes):,}",
     }
-    return f'<dl class="tiles">{"".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in shown.items())}</dl>'
+    return definitions(shown, "tiles")
 
 
 def facts_html(facts: dict[str, str]) -> str:
     """What the numbers depend on."""
-    return f'<dl class="facts">{"".join(f"<div><dt>{text(k)}</dt><dd>{text(v)}</dd></div>" for k, v in facts.items())}</dl>'
+    return definitions(facts, "facts")
+
+
+def definitions(values: dict[str, str], style: str) -> str:
+    """Names and values; long values get the room of two."""
+    items = (
+        f"<div{LONG_VALUE if len(value) > 22 else ''}><dt>{text(name)}</dt><dd>{text(value)}</dd></div>"
+        for name, value in values.items()
+    )
+    return f'<dl class="{style}">{"".join(items)}</dl>'
 
 
 def coco_table(analysis: Analysis) -> str:
@@ -193,7 +203,8 @@ def errors_html(analysis: Analysis) -> str:
 
     def titled(error: str) -> str:
         style = ERROR_STYLES[error]
-        return f'<span class="dot" data-error="{error}"></span> <span title="{text(style.meaning)}">{text(style.title)}</span>'
+        dot = f'<span class="dot" data-error="{error}"></span>'
+        return f'{dot} <span title="{text(style.meaning)}">{text(style.title)}</span>'
 
     by_count = bars((titled(name), counts[name] / most, f"{counts[name]:,}") for name in ERROR_TYPES)
     by_gain = bars(
@@ -204,11 +215,6 @@ def errors_html(analysis: Analysis) -> str:
         f'<div class="columns"><div><h4>Errors at score {score_text(analysis.best.score)}</h4>{by_count}</div>'
         f"<div><h4>What AP 50 would gain without them</h4>{by_gain}</div></div>"
     )
-
-
-def gain_text(gain: float) -> str:
-    """A gain with its sign."""
-    return f"+{gain:.3f}" if gain >= 0 else "–"
 
 
 def sizes_html(analysis: Analysis) -> str:

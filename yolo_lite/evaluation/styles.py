@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Instead of a number that cannot be told.
+UNKNOWN = "\N{EN DASH}"
 # Okabe and Ito's without yellow, which is lost on white; the page and the figures draw curves with them in turn.
 CURVE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 
@@ -35,7 +37,7 @@ ERROR_STYLES: dict[str, ErrorStyle] = {
     "both": ErrorStyle("#CC79A7", "9 4 2 4", "LC", "class and localisation", "wrong class, and the box fits badly"),
     "duplicate": ErrorStyle("#E69F00", "14 4", "D", "duplicate", "of an object that was found already, more surely"),
     "background": ErrorStyle("#FF6A3D", "4 4", "B", "background", "nothing that is annotated is there"),
-    "missed": ErrorStyle("#FF6A3D", "9 5", "M", "missed", "an object that no detection found or explains"),
+    "missed": ErrorStyle("#FF6A3D", "9 5", "M", "missed", "an object that was not found"),
     "ignored": ErrorStyle("#B8BCC2", "2 3", "I", "ignored", "on a crowd: counts neither as right nor as wrong"),
 }
 
@@ -50,4 +52,9 @@ def cut(name: str, longest: int = 24) -> str:
 
 def score_text(value: float) -> str:
     """Three digits, or a dash for what cannot be told (-1 or NaN)."""
-    return f"{value:.3f}" if value >= 0 else "–"
+    return f"{value:.3f}" if value >= 0 else UNKNOWN
+
+
+def gain_text(gain: float) -> str:
+    """A gain with its sign."""
+    return f"+{gain:.3f}" if gain >= 0 else UNKNOWN
