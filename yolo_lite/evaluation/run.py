@@ -19,7 +19,7 @@ from yolo_lite.data.classes import check_classes
 from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.data.index import DetectionIndex
 from yolo_lite.evaluation.analysis import Analysis, analyse, to_json
-from yolo_lite.evaluation.coco_json import write_coco_results
+from yolo_lite.evaluation.coco_json import write_detections
 from yolo_lite.evaluation.coco_scores import format_score
 from yolo_lite.evaluation.detections import DetectionTable
 from yolo_lite.evaluation.report import ScoredModel, write_report
@@ -135,7 +135,7 @@ def evaluate(args: list[str]) -> None:
     if targets["json"] is not None:
         write_json(targets["json"], results)
     if targets["save-json"] is not None:
-        write_coco_results(targets["save-json"], results[0].table, results[0].index)
+        write_detections(targets["save-json"], results[0].table, results[0].index)
     print_results(results, config.split)
     if config.report != NO_REPORT:
         folder = Path(config.report) if config.report else report_folder(paths, config.split)
@@ -287,7 +287,7 @@ def print_results(results: list[Scored], split: str) -> None:
     table.add_section()
     for label, attribute in (("best F1", "f1"), ("  its precision", "precision"), ("  its recall", "recall")):
         table.add_row(label, *(format_score(getattr(result.analysis.best, attribute)) for result in results))
-    table.add_row("  its score threshold", *(f"{result.analysis.best.score:.3f}" for result in results))
+    table.add_row("  its score threshold", *(format_score(result.analysis.best.score) for result in results))
     table.add_row("calibration error", *(format_score(result.analysis.calibration.error) for result in results))
     table.add_section()
     for key in results[0].analysis.errors.gains:
@@ -311,9 +311,9 @@ def class_table(result: Scored, title: str) -> Table:
     for name in ("objects", "images", "AP", "AP50", "AR", "best F1", "precision", "recall", "threshold"):
         table.add_column(name, justify="right")
     for row in result.analysis.classes:
-        scores = (row.ap, row.ap_50, row.ar, row.best.f1, row.best.precision, row.best.recall)
+        scores = (row.ap, row.ap_50, row.ar, row.best.f1, row.best.precision, row.best.recall, row.best.score)
         cells = [format_score(value) for value in scores]
-        table.add_row(escape(row.name), str(row.num_objects), str(row.num_images), *cells, f"{row.best.score:.3f}")
+        table.add_row(escape(row.name), str(row.num_objects), str(row.num_images), *cells)
     return table
 
 
@@ -335,5 +335,9 @@ def write_json(path: Path, results: list[Scored]) -> None:
                 **to_json(result.analysis),
             }
         )
+    objects = [
+        "{\n" + ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()) + "\n}"
+        for content in contents  # a line for each key: a curve with a line for each value would hide the numbers
+    ]
     with replacing(path) as file:
-        file.write((json.dumps(contents[0] if len(contents) == 1 else contents, indent=2) + "\n").encode())
+        file.write((objects[0] if len(objects) == 1 else "[\n" + ",\n".join(objects) + "\n]").encode() + b"\n")
