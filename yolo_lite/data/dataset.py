@@ -98,12 +98,13 @@ class ImageSource:
         return image
 
     def fill(self) -> None:
-        """Have every image in the cache; nothing without one."""
+        """Have every image in the cache; nothing without one. What an earlier run left is taken for good until read."""
         if self._cache is None:
             return
-        count = len(self.index)
+        missing = [i for i in range(len(self.index)) if not self._cache.has(i)]
+        count = len(missing)
         with LongJob(f"caching {count} images", count) as job, ThreadPoolExecutor(os.cpu_count()) as pool:
-            for done, _ in enumerate(pool.map(self._touch, range(count)), start=1):
+            for done, _ in enumerate(pool.map(self._touch, missing), start=1):
                 job.update(done)
 
     def _touch(self, i: int) -> None:
