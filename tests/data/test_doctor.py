@@ -331,3 +331,21 @@ def test_uncompressed_pictures_with_one_lower_edge_are_not_the_same(tiny_coco: C
     shutil.copy(images[0], images[-1])
     assert quick_check.shared_files(data.index("train"), data.index("val")) == ["val_001.bmp"]
     assert [f.kind for f in diagnose(data, decode=False).findings if "exact" in f.kind] == ["overlap-exact"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--data.multi_scale", "0.5"],
+        ["--data.rect_validation", "true"],
+        ["--data.cache_dir", "x"],
+        ["--data.index_cache", "x"],
+        ["--json", "same", "--html", "./same"],
+    ],
+)
+def test_nothing_is_taken_and_ignored(
+    clean: Path, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--data.root", str(clean), *arguments]) == 2
+    assert not list(tmp_path.iterdir())
