@@ -67,10 +67,22 @@ def test_cached_images_are_the_decoded_ones(
 
 def test_a_cache_that_does_not_fit(tiny_coco: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     index = open_split(tiny_coco(num_train=3), "train")
-    monkeypatch.setattr("yolo_lite.data.dataset.memory_room", lambda: 10)
+    monkeypatch.setattr("yolo_lite.data.dataset.memory_room", lambda _: 10)
     assert ImageSource(index, 64, "auto").image(0).shape == (48, 64, 3)
     with pytest.raises(UserError, match=r"--data\.cache disk or none"):
         ImageSource(index, 64, "ram")
+
+
+def test_processes_of_a_machine_share_its_memory(
+    tiny_coco: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = open_split(tiny_coco(num_train=4), "train")  # 4 images of 9216 bytes
+    monkeypatch.setattr("yolo_lite.data.cache.free_memory", lambda: 2 * 40_000)
+    assert memory_room(4) == 10_000
+    assert ImageSource(index, 64, "auto").is_cached
+    assert not ImageSource(index, 64, "auto", processes=4).is_cached
+    with pytest.raises(UserError, match="for each of 4 processes"):
+        ImageSource(index, 64, "ram", processes=4)
 
 
 def disk_source(root: Path, folder: Path, image_size: int = 64) -> ImageSource:

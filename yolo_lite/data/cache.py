@@ -18,6 +18,7 @@ import torch
 from yolo_lite.data.index import DetectionIndex
 from yolo_lite.utils.errors import UserError
 from yolo_lite.utils.files import temporary_path
+from yolo_lite.utils.memory import free_memory
 
 # Raised whenever the bytes in a cache file would be others for the same images.
 FILE_VERSION = 2
@@ -71,17 +72,15 @@ def memory_cache(shapes: np.ndarray) -> ImageCache:
     return ImageCache(shapes, pixels, torch.zeros(len(shapes), dtype=torch.uint8).share_memory_())
 
 
-def memory_room() -> int:
-    """Bytes that a memory cache may take: half of the free memory, within what the shared-memory file system has."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
-    try:
-        with open("/proc/meminfo") as file:
-            available = next(line for line in file if line.startswith("MemAvailable"))
-            free = int(available.split()[1]) * 1024
-    except (OSError, StopIteration):
-        pass
+def memory_room(processes: int = 1) -> int:
+    """Bytes that a memory cache may take: half of the free memory, within what the shared-memory file system has.
+
+    Args:
+        processes: that train on this machine; each has a cache of its own, and all see the same free memory.
+    """
+    free = free_memory()
     shared = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else free
-    return min(free // 2, shared * 9 // 10)
+    return min(free // 2, shared * 9 // 10) // processes
 
 
 class DiskCache(ImageCache):
