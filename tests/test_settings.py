@@ -110,7 +110,13 @@ def test_loader_settings(make_coco, tmp_path) -> None:  # type: ignore[no-untype
     for seed, batch_size, workers in ((0, 2, 0), (1, 4, 1)):
         data = DetectionDataModule(root, 96, batch_size, workers, cache="none", seed=seed)
         data.trainer = SimpleNamespace(  # type: ignore[assignment]
-            global_rank=0, world_size=1, current_epoch=0, max_epochs=1, max_steps=-1, accumulate_grad_batches=1
+            global_rank=0,
+            num_devices=1,
+            world_size=1,
+            current_epoch=0,
+            max_epochs=1,
+            max_steps=-1,
+            accumulate_grad_batches=1,
         )
         loader = data.train_dataloader()
         assert loader.num_workers == workers

@@ -76,5 +76,12 @@ def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
         assert clashes(scratch, root) == []
         move_into(scratch, root)
     assert (root / "images" / "1.txt").read_text() == "mine"
+    (root / "images" / "1.txt").write_text("theirs")  # as after a kill between moving and noting
+    (root / "new" / "3.txt").unlink()
+    with scratch_folder(tmp_path) as scratch:
+        unpack(archive, scratch)
+        assert clashes(scratch, root) == []
+        move_into(scratch, root)
+    assert (root / "images" / "1.txt").read_text() == "theirs"
     assert (root / "images" / "2.txt").read_text() == "two"
     assert (root / "new" / "3.txt").read_text() == "3"

@@ -67,10 +67,22 @@ def test_cached_images_are_the_decoded_ones(
 
 def test_a_cache_that_does_not_fit(tiny_coco: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     index = open_split(tiny_coco(num_train=3), "train")
-    monkeypatch.setattr("yolo_lite.data.dataset.memory_room", lambda: 10)
+    monkeypatch.setattr("yolo_lite.data.dataset.memory_room", lambda _: 10)
     assert ImageSource(index, 64, "auto").image(0).shape == (48, 64, 3)
     with pytest.raises(UserError, match=r"--data\.cache disk or none"):
         ImageSource(index, 64, "ram")
+
+
+def test_processes_of_a_machine_share_its_memory(
+    tiny_coco: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = open_split(tiny_coco(num_train=4), "train")  # 4 images of 9216 bytes
+    monkeypatch.setattr("yolo_lite.data.cache.free_memory", lambda: 2 * 40_000)
+    assert memory_room(4) == 10_000
+    assert ImageSource(index, 64, "auto").is_cached
+    assert not ImageSource(index, 64, "auto", processes=4).is_cached
+    with pytest.raises(UserError, match="for each of 4 processes"):
+        ImageSource(index, 64, "ram", processes=4)
 
 
 def disk_source(root: Path, folder: Path, image_size: int = 64) -> ImageSource:
@@ -124,4 +136,39 @@ def test_two_processes_make_one_file(tiny_coco: Callable[..., Path], tmp_path: P
     assert found is not None
     assert (found == 7).all()
     assert other.get(0) is None
-    assert len(list(tmp_path.glob("*.pixels"))) == len(list(tmp_path.glob("*.filled"))) == 1
+    assert len(list(tmp_path.glob("*.pixels"))) == 1
+
+
+@pytest.mark.parametrize("damage", ["pixels lost", "one byte", "cut off", "deleted"])
+def test_a_disk_cache_never_shows_pixels_that_were_lost(
+    tiny_coco: Callable[..., Path], tmp_path: Path, damage: str
+) -> None:
+    """A power cut may leave what says that an image is there, and not the image."""
+    root = tiny_coco(num_train=3)
+    source = disk_source(root, tmp_path)
+    source.fill()
+    expected = [source.image(i).copy() for i in range(3)]
+    (path,) = (path for path in tmp_path.iterdir() if path.suffix == ".pixels")
+    content = bytearray(path.read_bytes())
+    pixels = sum(image.nbytes for image in expected)
+    if damage == "pixels lost":
+        content[-pixels:] = bytes(pixels)
+    elif damage == "one byte":
+        content[-1] ^= 1
+    else:
+        content = content[: len(content) // 2]
+    path.unlink()
+    if damage != "deleted":
+        path.write_bytes(content)
+    again = disk_source(root, tmp_path)
+    again.fill()
+    for _ in range(2):
+        assert all(np.array_equal(again.image(i), expected[i]) for i in range(3))
+    assert all(np.array_equal(disk_source(root, tmp_path).image(i), expected[i]) for i in range(3))
+
+
+def test_an_image_that_is_gone_after_the_check_is_one_line(tiny_coco: Callable[..., Path], tmp_path: Path) -> None:
+    index = open_split(tiny_coco(num_train=3), "train")
+    index.path(1).unlink()
+    with pytest.raises(UserError, match=r"train_001\.png: No such file.*restore"):
+        ImageSource(index, 64, "disk", tmp_path)

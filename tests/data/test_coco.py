@@ -188,7 +188,7 @@ def broken(*path: Any, value: Any = None, drop: bool = False) -> dict[str, Any]:
         (broken("annotations", 1, value="x"), ["annotations[1] is a str"]),
         (broken("images", 1, value=[]), ["images[1] is a list"]),
         (broken("images", 1, "id", drop=True), ["images[1]", "'id'"]),
-        (broken("images", 1, "id", value="3"), ["images[1]", "'3'"]),
+        (broken("images", 1, "id", value="three"), ["images[1]", "'three'"]),
         (broken("images", 1, "id", value=True), ["images[1]", "True"]),
         (broken("images", 1, "id", value=2**63), ["images[1]", "not an integer"]),
         (broken("images", 1, "id", value=7), ["images[1]", "7", "images[0]"]),
@@ -329,3 +329,32 @@ def test_coco_with_gaps_in_its_ids(data_root: Callable[[str], Path]) -> None:
     for a in content["annotations"][::50]:
         rows = index.rows(position[a["image_id"]])
         assert names[a["category_id"]] in [index.class_names[k] for k in index.labels[rows]]
+
+
+def test_what_exports_leave_empty(tmp_path: Path) -> None:
+    content = copy.deepcopy(GOOD)
+    content["annotations"][0].update(area=None, iscrowd=None)
+    index = read(tmp_path, content)
+    assert index.areas.tolist() == [1200, 200, 400]
+    assert index.is_crowd.tolist() == [False, False, True]
+
+
+def test_ids_as_texts_and_floats(tmp_path: Path) -> None:
+    content = copy.deepcopy(GOOD)
+    content["images"][0]["id"], content["images"][1]["id"] = "7", 3.0
+    content["categories"][0]["id"] = "5"
+    content["annotations"][0]["image_id"] = "3"
+    content["annotations"][1]["category_id"] = 5.0
+    index, expected = read(tmp_path, content), read(tmp_path, GOOD)
+    for name in ("image_ids", "labels", "offsets", "boxes_xywh"):
+        assert np.array_equal(getattr(index, name), getattr(expected, name)), name
+
+
+@pytest.mark.parametrize("other", [3, "7", 7.0])
+def test_two_ways_to_write_one_id_are_not_two_ids(tmp_path: Path, other: Any) -> None:
+    content = copy.deepcopy(GOOD)
+    content["images"][1]["id"] = other
+    if other == 3:
+        content["images"][1]["id"] = "03"
+    with pytest.raises(UserError, match=r"images\[1\]"):
+        read(tmp_path, content)

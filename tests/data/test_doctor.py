@@ -311,3 +311,41 @@ def test_the_fast_form_sees_one_file_in_both_splits_of_any_size(
     monkeypatch.setattr(quick_check, "MAX_SIZED_FILES", 1)
     assert quick_check.shared_files(train, val) == []  # of large sets, only files of one name are compared
     assert quick_check.shared_files(train, train) == [train.file_names[i] for i in range(len(train))]
+
+
+def test_uncompressed_pictures_with_one_lower_edge_are_not_the_same(tiny_coco: Callable[..., Path]) -> None:
+    """Files of one length whose last 4 KB are the same black floor; the fast forms must look at the rest too."""
+    from yolo_lite.data import quick_check
+
+    root = tiny_coco(num_train=3, num_val=2, suffix=".bmp", size=(96, 128))
+    images = sorted((root / "images").rglob("*.bmp"))
+    for path in images:
+        content = bytearray(path.read_bytes())
+        content[54 : 54 + 40 * 128 * 3] = bytes(40 * 128 * 3)  # BMP begins at the bottom
+        content[-40 * 128 * 3 :] = bytes(40 * 128 * 3)
+        content[54 + 50 * 128 * 3] = images.index(path)
+        path.write_bytes(content)
+    data = DetectionDataModule(root)
+    assert quick_check.shared_files(data.index("train"), data.index("val")) == []
+    assert not [f for f in diagnose(data, decode=False).findings if "exact" in f.kind]
+    shutil.copy(images[0], images[-1])
+    assert quick_check.shared_files(data.index("train"), data.index("val")) == ["val_001.bmp"]
+    assert [f.kind for f in diagnose(data, decode=False).findings if "exact" in f.kind] == ["overlap-exact"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--data.multi_scale", "0.5"],
+        ["--data.rect_validation", "true"],
+        ["--data.cache_dir", "x"],
+        ["--data.index_cache", "x"],
+        ["--json", "same", "--html", "./same"],
+    ],
+)
+def test_nothing_is_taken_and_ignored(
+    clean: Path, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--data.root", str(clean), *arguments]) == 2
+    assert not list(tmp_path.iterdir())

@@ -90,6 +90,16 @@ def test_an_archive_that_changed_on_the_disk_is_not_unpacked(
     assert "instead of" in capfd.readouterr().err
 
 
+def test_it_goes_on_after_a_kill_before_the_note(mirror: str, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    arguments = ["coco2017", "--root", str(root), "--url", mirror]
+    assert main(arguments) == 0
+    (root / ".download" / "val2017.zip.json").unlink()
+    (root / "val2017" / "val_001.png").unlink()
+    assert main(arguments) == 0
+    assert len(open_split(root, "val")) == 4
+
+
 def test_nothing_is_overwritten(mirror: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "root"
     (root / "val2017").mkdir(parents=True)

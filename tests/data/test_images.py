@@ -112,6 +112,38 @@ def test_rotated_by_exif(tmp_path: Path, orientation: int, suffix: str) -> None:
     assert close(upright, picture())
 
 
+def test_a_pgm_of_sixteen_bits(tmp_path: Path) -> None:
+    path = tmp_path / "image.pgm"
+    deep = np.zeros((HEIGHT, WIDTH), dtype=">u2")
+    deep[:, 30:] = 1000
+    path.write_bytes(b"P5 60 40 1000\n" + deep.tobytes())  # a full scale of its own
+    assert inspect_image(path) == (HEIGHT, WIDTH)
+    image = read_image(path)
+    assert image[5, 5].tolist() == [0, 0, 0]
+    assert image[5, 50].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_much_may_follow_the_end(tmp_path: Path, suffix: str) -> None:
+    """As the film behind the picture of a phone. A thumbnail's end is not the picture's."""
+    path = tmp_path / f"image{suffix}"
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (200, 200, 3)).astype(np.uint8)
+    thumbnail = io.BytesIO()
+    Image.fromarray(noise[:20, :20]).save(thumbnail, "JPEG")
+    exif = b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0" + thumbnail.getvalue()
+    Image.fromarray(noise).save(path, **({"exif": exif} if suffix == ".jpg" else {}))
+    content = path.read_bytes()
+    path.write_bytes(content + bytes(10_000))
+    assert inspect_image(path) == (200, 200)
+    assert read_image(path).shape == (200, 200, 3)
+    for end in (len(content) // 2, len(content) - 20, len(content) - 2):
+        path.write_bytes(content[:end])
+        assert reason(path) == "truncated"
+        path.write_bytes(content[:end] + bytes(10_000))
+        assert reason(path) == "truncated"
+
+
 def test_missing(tmp_path: Path) -> None:
     assert reason(tmp_path / "none.jpg") == "missing"
     with pytest.raises(UserError, match=r"none\.jpg"):

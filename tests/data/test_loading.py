@@ -24,7 +24,7 @@ IMAGES = 12
 def train_loader(root: Path, **options: Any) -> DataLoader[Any]:
     data = DetectionDataModule(root, image_size=64, batch_size=4, **options)
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
-        global_rank=0, world_size=1, accumulate_grad_batches=1, max_epochs=3, max_steps=-1
+        global_rank=0, num_devices=1, world_size=1, accumulate_grad_batches=1, max_epochs=3, max_steps=-1
     )
     return data.train_dataloader()
 

@@ -70,6 +70,13 @@ def test_annotations_without_box(tmp_path: Path, bbox: dict[str, Any]) -> None:
     assert index.is_trainable.all()
 
 
+def test_a_mask_of_another_size_is_told(tmp_path: Path) -> None:
+    """As of an image that was made smaller after the masks were drawn: its box would lie elsewhere."""
+    mask = {"size": [5, 6], "counts": [7, 2, 21]}
+    with pytest.raises(UserError, match=r"annotations\[0\]: the segmentation is of 6x5 pixels, its image of \d+x\d+"):
+        read(tmp_path, {"segmentation": mask})
+
+
 def test_what_the_file_says_wins(tmp_path: Path) -> None:
     index = read(tmp_path, {"segmentation": [RECTANGLE], "bbox": [1, 2, 3, 4]})
     assert index.boxes_xywh.tolist() == [[1, 2, 3, 4]]

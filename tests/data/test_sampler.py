@@ -99,6 +99,15 @@ def test_partners_are_images_that_the_same_worker_has_had() -> None:
     assert all(key.partners == () for key in TrainSampler(40, 0, batch_size=4))
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_a_mosaic_is_never_of_the_same_image_alone(batch_size: int) -> None:
+    """The first small batches have too few partners yet: any image is one."""
+    keys = list(TrainSampler(40, 0, batch_size=batch_size, recent_batches=7, num_workers=2))
+    assert keys[0].partners == ()
+    assert all(key.partners == () or len(set(key.partners)) >= 4 for key in keys)
+    assert all(key.partners for key in keys[20:])
+
+
 def test_batches_of_one_shape() -> None:
     shapes = np.array([[32, 64], [64, 32], [32, 64], [32, 64], [64, 32], [32, 64], [32, 64]])
     batches = list(ShapeBatches(EvalSampler(7), shapes, 3))

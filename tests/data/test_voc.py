@@ -64,6 +64,13 @@ def names(index: DetectionIndex) -> list[str]:
     return [index.file_names[i] for i in range(len(index))]
 
 
+def test_a_list_names_the_whole_line_that_it_does_not_know(root: Path) -> None:
+    write(root / "ImageSets" / "Main" / "train.txt", "b  1\na -1\ntrain 0.jpg\n")
+    assert "train.txt:3: no Annotations/train 0.jpg.xml" in message(root)
+    write(root / "ImageSets" / "Main" / "train.txt", "b\t1\na  -1\n")
+    assert names(open_split(root, "train")) == ["a.png", "b.png"]
+
+
 def test_the_same_arrays_as_from_coco(tiny_coco: Callable[..., Path], as_voc: Callable[[Path], Path]) -> None:
     coco = tiny_coco(num_train=6, num_val=3, num_classes=3, boxes_per_image=2, empty_images=[1])
     voc = as_voc(coco)

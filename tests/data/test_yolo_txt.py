@@ -163,6 +163,25 @@ def test_labels_beside_the_images(root: Path) -> None:
     assert len(open_split(root, "train").labels) == 2
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_paths_of_windows(root: Path, listed: bool) -> None:
+    write(root / "train.txt", "images\\train\\a.png\nimages\\train\\b.png\n")
+    train = "train.txt" if listed else "images\\train"
+    write(root / "data.yaml", f"train: {train}\nval: images\\val\nnames: [cat, dog]\n")
+    assert open_split(root, "train").labels.tolist() == [1, 1]
+    assert names(open_split(root, "val")) == ["c.png"]
+
+
+def test_each_folder_has_its_labels_where_it_has_them(root: Path) -> None:
+    """Two exports in one split: the second has labels beside the images, and one of them a suffix in capitals."""
+    for stem, suffix in (("d", ".txt"), ("e", ".TXT")):
+        draw(root / "more" / "images" / f"{stem}.png")
+        write(root / "more" / "images" / f"{stem}{suffix}", "0 0.5 0.5 0.25 0.5\n")
+    (root / "labels" / "train" / "a.txt").rename(root / "labels" / "train" / "a.TXT")
+    write(root / "data.yaml", "train: [images/train, more/images]\nval: images/val\nnames: [cat, dog]\n")
+    assert open_split(root, "train").labels.tolist() == [1, 1, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("image", "label"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import secrets
 import shutil
@@ -106,19 +107,27 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 
 def clashes(scratch: Path, root: Path) -> list[Path]:
-    """Files of `root` that unpacked ones of the same path would overwrite."""
+    """Files of `root` that unpacked ones of the same path would overwrite with something else.
+
+    What is the same was moved there before a kill.
+    """
     files = (path.relative_to(scratch) for path in scratch.rglob("*") if not path.is_dir())
-    return [root / path for path in files if os.path.lexists(root / path)]
+    return [root / path for path in files if os.path.lexists(root / path) and not is_same(scratch / path, root / path)]
+
+
+def is_same(a: Path, b: Path) -> bool:
+    """Both are plain files of the same bytes."""
+    return b.is_file() and not b.is_symlink() and filecmp.cmp(a, b, shallow=False)
 
 
 def move_into(scratch: Path, root: Path) -> None:
     """Move the tree into `root`: whole folders where there is none of the name yet, one by one inside those there are.
 
-    Nothing of the same path may be there (see `clashes`).
+    What is there already must be the same (see `clashes`).
     """
     for source in sorted(scratch.iterdir()):
         target = root / source.name
         if target.is_dir() and not target.is_symlink():
             move_into(source, target)
         else:
-            source.rename(target)
+            source.replace(target)

@@ -54,7 +54,8 @@ class AugmentConfig:
         blur_limit: largest width of the blur, pixels.
         jpeg: probability of JPEG artefacts.
         jpeg_quality: lowest quality, 1 to 100.
-        extra: more albumentations transforms, in order: `[{GaussNoise: {p: 0.1}}, {RandomGamma: {p: 0.2}}]`.
+        extra: more albumentations transforms, in order: `[{GaussNoise: {p: 0.1}}, {RandomGamma: {p: 0.2}}]`; or one of
+            several: `[{OneOf: {p: 0.5, transforms: [{MotionBlur: {}}, {GaussNoise: {}}]}}]`.
     """
 
     mosaic: float = 1.0

@@ -42,6 +42,8 @@ def read_coco(path: Path, image_dir: Path, chunk_bytes: int = CHUNK_BYTES) -> De
     image_ids = np.asarray(images.ids)
     sizes = np.asarray(images.sizes).reshape(-1, 2)
     owner = positions_of_images(path, image_ids, annotations.take("image_ids"))
+    mask_rows, mask_sizes = annotations.take("mask_rows"), annotations.take("mask_sizes").reshape(-1, 2)
+    check_masks(path, mask_rows, mask_sizes, sizes[owner[mask_rows]])
 
     order = np.argsort(owner, kind="stable")
     owner = owner[order]
@@ -85,6 +87,28 @@ def positions_of_images(path: Path, image_ids: np.ndarray, wanted: np.ndarray) -
         i = int(unknown[0])
         raise UserError(f"{path}: annotations[{i}]: image_id {wanted[i]} is not in 'images'")
     return order[place]
+
+
+def check_masks(path: Path, rows: np.ndarray, mask_sizes: np.ndarray, sizes: np.ndarray) -> None:
+    """The box of a mask is one in pixels of its image only where both have one size.
+
+    Args:
+        path: the file.
+        rows: (K,) positions of the annotations whose box is that of an RLE.
+        mask_sizes: (K, 2) height, width of the masks.
+        sizes: (K, 2) height, width of their images.
+
+    Raises:
+        UserError: a mask has another size.
+    """
+    differs = np.flatnonzero((mask_sizes != sizes).any(axis=1))
+    if len(differs):
+        k = int(differs[0])
+        (height, width), (image_height, image_width) = mask_sizes[k], sizes[k]
+        raise UserError(
+            f"{path}: annotations[{rows[k]}]: the segmentation is of {width}x{height} pixels, its image of "
+            f"{image_width}x{image_height}; give a bbox, or a mask of the image's size"
+        )
 
 
 def class_indices(path: Path, category_ids: list[int], wanted: np.ndarray) -> np.ndarray:

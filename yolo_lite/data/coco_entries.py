@@ -6,6 +6,7 @@ Notation: M annotations.
 from __future__ import annotations
 
 import logging
+import re
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from yolo_lite.utils.progress import LongJob
 log = logging.getLogger(__name__)
 
 MAX_AREA = MAX_COORDINATE**2
+DIGITS = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)  # not 007, which may be another one than 7
 NUMBERS = (int, float)  # the types themselves: True and False are instances of int
 REPORTED_ENTRIES = 4096  # entries between two looks at the clock
 
@@ -38,7 +40,11 @@ class Field:
         return self.entry[key]
 
     def integer(self, key: str) -> int:
+        """An id. Exports write some as texts, and spreadsheets as 1.0; two that become the same are refused later."""
         value = self.get(key)
+        is_written_out = type(value) is str and DIGITS.fullmatch(value)
+        if is_written_out or (type(value) is float and value.is_integer() and abs(value) < 2**53):
+            value = int(value)
         if type(value) is not int or abs(value) >= 2**63:
             raise UserError(f"{self.where}: {key} is {value!r:.80}, not an integer")
         return value
@@ -69,13 +75,17 @@ class Field:
         return value
 
     def flag(self, key: str) -> bool:
-        value = self.entry.get(key, 0)
+        value = self.entry.get(key)
+        if value is None:
+            return False
         if value not in (0, 1):  # True and False included
             raise UserError(f"{self.where}: {key} is {value!r:.80}, not 0 or 1")
         return bool(value)
 
     def area(self, box: list[float]) -> float:
-        value = self.entry.get("area", box[2] * box[3])
+        value = self.entry.get("area")
+        if value is None:
+            return float(box[2] * box[3])
         if type(value) not in NUMBERS or not abs(value) <= MAX_AREA:
             raise UserError(f"{self.where}: area is {value!r:.80}, not a number")
         return float(value)
@@ -150,10 +160,16 @@ class Annotations:
         self.boxes = array("f")  # left, top, width, height, left, ...
         self.areas = array("f")
         self.is_crowd = array("b")
+        self.mask_rows = array("q")  # whose box is that of an RLE
+        self.mask_sizes = array("i")  # its height, width, height, ...
 
     def add(self, field: Field) -> None:
         """One more; a mask without a box has that of its extent."""
-        field = Field(with_box(field.entry, field.where), field.where)
+        entry = with_box(field.entry, field.where)
+        if entry is not field.entry and isinstance(entry["segmentation"], dict):
+            self.mask_rows.append(len(self.image_ids))
+            self.mask_sizes.extend(entry["segmentation"]["size"])
+        field = Field(entry, field.where)
         self.image_ids.append(field.integer("image_id"))
         self.category_ids.append(field.integer("category_id"))
         box = field.box("bbox")

@@ -124,6 +124,8 @@ def locate(place: str, path: Path, base: str, key: str) -> Path:
         UserError: it is not there.
     """
     tried = [folder / place for folder in bases(path, base)]
+    if "\\" in place:  # written on Windows
+        tried += [folder / place.replace("\\", "/") for folder in bases(path, base)]
     if place.startswith("../"):  # Roboflow writes ../train/images for the train/images beside data.yaml
         tried.append(bases(path, base)[1] / place.removeprefix("../"))
     # By the text of the path, as links are written for people: the parent of a linked folder is where the link stands.
@@ -154,7 +156,11 @@ def listed_images(listing: Path, path: Path, base: str) -> list[Path]:
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     starts = [*bases(path, base), listing.parent]
     sample = lines[:20] + lines[-5:]
-    start = next((s for s in starts if any(exists(s / line) for line in sample)), starts[0])
+    start = next((s for s in starts if any(exists(s / line) for line in sample)), None)
+    if start is None and any("\\" in line for line in sample):  # written on Windows
+        lines, sample = ([line.replace("\\", "/") for line in some] for some in (lines, sample))
+        start = next((s for s in starts if any(exists(s / line) for line in sample)), None)
+    start = starts[0] if start is None else start
     return [Path(os.path.normpath(start / line)) for line in lines]
 
 

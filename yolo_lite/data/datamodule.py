@@ -173,7 +173,9 @@ class DetectionDataModule(L.LightningDataModule):
     def source(self, split: Split, plan: StreamPlan | None = None, recent: int = 0) -> ImageSource:
         """The images of a split."""
         folder = self.cache_dir or Path("image_cache")
-        return ImageSource(self.index(split), self.image_size, self.cache, folder, recent, self.files(split, plan))
+        processes = self.trainer.num_devices if self.trainer is not None else 1  # of this machine
+        files = self.files(split, plan)
+        return ImageSource(self.index(split), self.image_size, self.cache, folder, recent, files, processes)
 
     @property
     def eval_index(self) -> DetectionIndex:

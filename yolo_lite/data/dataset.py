@@ -35,6 +35,7 @@ class ImageSource:
         cache_dir: folder of `disk`.
         recent: without a cache, each process keeps so many of the images that it decoded last.
         files: where the image files come from; None: from their folder. Streamed files are not cached.
+        processes: that train on this machine, each with a cache in memory of its own.
 
     Raises:
         UserError: the cache does not fit, or is not to be had.
@@ -48,16 +49,17 @@ class ImageSource:
         cache_dir: Path | None = None,
         recent: int = 0,
         files: ImageFiles | None = None,
+        processes: int = 1,
     ) -> None:
         self.index = index
         self.files = files or ImageFiles(index)
         self.image_size = image_size
         self.shapes = np.array([resized_shape(h, w, image_size) for h, w in index.sizes.tolist()], dtype=np.int64)
-        self._cache = self._make_cache(cache, cache_dir)
+        self._cache = self._make_cache(cache, cache_dir, processes)
         self._recent: OrderedDict[int, np.ndarray] = OrderedDict()
         self._capacity = recent if self._cache is None else 0
 
-    def _make_cache(self, cache: Cache, cache_dir: Path | None) -> ImageCache | None:
+    def _make_cache(self, cache: Cache, cache_dir: Path | None, processes: int) -> ImageCache | None:
         if cache == "none":
             return None
         if not self.files.can_be_cached:
@@ -67,13 +69,14 @@ class ImageSource:
         if cache == "disk":
             assert cache_dir is not None
             return DiskCache(cache_dir, self.index, self.image_size, self.shapes)
-        need, room = int(pixel_offsets(self.shapes)[-1]), memory_room()
+        need, room = int(pixel_offsets(self.shapes)[-1]), memory_room(processes)
         if need <= room:
             return memory_cache(self.shapes)
         if cache == "ram":
             raise UserError(
                 f"the image cache needs {need / 2**30:.1f} GiB of shared memory and {room / 2**30:.1f} GiB "
-                "are to be had; use --data.cache disk or none, or a smaller --data.image_size"
+                f"are to be had for each of {processes} processes here; use --data.cache disk or none, or a smaller "
+                "--data.image_size"
             )
         return None
 
@@ -98,12 +101,13 @@ class ImageSource:
         return image
 
     def fill(self) -> None:
-        """Have every image in the cache; nothing without one."""
+        """Have every image in the cache; nothing without one. What an earlier run left is taken for good until read."""
         if self._cache is None:
             return
-        count = len(self.index)
+        missing = [i for i in range(len(self.index)) if not self._cache.has(i)]
+        count = len(missing)
         with LongJob(f"caching {count} images", count) as job, ThreadPoolExecutor(os.cpu_count()) as pool:
-            for done, _ in enumerate(pool.map(self._touch, range(count)), start=1):
+            for done, _ in enumerate(pool.map(self._touch, missing), start=1):
                 job.update(done)
 
     def _touch(self, i: int) -> None:

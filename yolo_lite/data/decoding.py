@@ -103,11 +103,13 @@ def decode_with_opencv(data: np.ndarray, smaller: int = 1) -> np.ndarray:
 
 
 class Header(NamedTuple):
-    """What the markers of a JPEG say: 1 or 3 components (grey or colour, not CMYK), perhaps EXIF, the longer side."""
+    """What the markers of a JPEG say: 1 or 3 components (grey or colour, not CMYK), perhaps EXIF, the longer side,
+    and where the pixels begin."""
 
     is_plain: bool
     has_exif: bool
     longer: int
+    scan: int
 
 
 def scan_jpeg(data: np.ndarray) -> Header:
@@ -127,7 +129,12 @@ def scan_jpeg(data: np.ndarray) -> Header:
             longer = max(int(data[position + k]) * 256 + int(data[position + k + 1]) for k in (5, 7))
         has_exif |= marker == APP1
         position += 2 + int(data[position + 2]) * 256 + int(data[position + 3])
-    return Header(is_plain, has_exif, longer)
+    return Header(is_plain, has_exif, longer, position)
+
+
+def has_sixteen_bits(picture: Image.Image) -> bool:
+    """Full scale is 65535. Pillow gives a PGM of 16 bits, whatever its own full scale, in integers of 32."""
+    return picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM")
 
 
 def to_rgb(picture: Image.Image) -> np.ndarray:
@@ -136,10 +143,10 @@ def to_rgb(picture: Image.Image) -> np.ndarray:
     Raises:
         ValueError: its pixels have 32 bits.
     """
+    if has_sixteen_bits(picture):
+        return np.repeat((np.asarray(picture) >> 8).astype(np.uint8)[..., None], 3, axis=2)
     if picture.mode in DEEP_MODES:
         raise ValueError(DEEP_PIXELS)
-    if picture.mode.startswith("I;16"):
-        return np.repeat((np.asarray(picture) >> 8).astype(np.uint8)[..., None], 3, axis=2)
     if picture.has_transparency_data:
         seen = picture.convert("RGBA")
         ground = Image.new("RGBA", seen.size, (FILL, FILL, FILL, 255))

@@ -82,7 +82,9 @@ def build_parser() -> LightningArgumentParser:
     parser.add_argument("--fast", action="store_true", help="do not decode the images: read their headers and ends")
     parser.add_argument("--json", type=str | None, default=None, help="write everything to this file")
     parser.add_argument("--html", type=str | None, default=None, help="write a page with pictures to this file")
-    skip = {"augment", "seed", "batch_size", "num_workers", "cache", "max_bad_images"}
+    # What has no effect here; a kept index too, as it lacks the images that are to be found.
+    skip = {"augment", "seed", "batch_size", "num_workers", "cache", "cache_dir", "index_cache", "max_bad_images"}
+    skip |= {"multi_scale", "rect_validation"}
     parser.add_class_arguments(DetectionDataModule, "data", skip=skip, instantiate=False)
     return parser
 
@@ -205,6 +207,8 @@ def run_doctor(args: list[str]) -> None:
     """
     config = build_parser().parse_args(args)
     json_file, page = check_target("--json", config.json), check_target("--html", config.html)
+    if json_file is not None and page is not None and json_file.resolve() == page.resolve():
+        raise UserError(f"--json and --html are the same file {page}: give two names")
     diagnosis = diagnose(DetectionDataModule(**config.data.as_dict()), decode=not config.fast)
     print_diagnosis(diagnosis, Console(soft_wrap=True))
     if json_file is not None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +18,13 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from yolo_lite.data.images import ImageProblem, inspect_image, read_image
+from yolo_lite.data.decoding import JPEG_START
+from yolo_lite.data.images import TAIL_BYTES, ImageProblem, inspect_image, read_image
 from yolo_lite.data.index import DetectionIndex
 from yolo_lite.utils.errors import UserError
 from yolo_lite.utils.progress import LongJob
 
 THUMBNAIL = 32
-TAIL_BYTES = 4096
-JPEG_START = b"\xff\xd8\xff"
 CHUNK = 256
 
 
@@ -35,7 +36,8 @@ class Fingerprint:
         problem: why it cannot be used, or what is damaged; empty: nothing.
         is_damaged: it can be decoded, but not all of it is the picture.
         size: height, width of the upright image; None: cannot be told.
-        digest: of the file (0: none): of all of it, or of its length and end where it was not decoded.
+        digest: of the file (0: none): of all of it, or of its length and end where it was not decoded and these
+            are those of no other (see `confirm`).
         gradients: 64 bits: whether brightness rises from left to right, in a grid of 8 x 8 (dHash).
         thumbnail: (32, 32) uint8 brightness; None: not decoded.
     """
@@ -74,7 +76,7 @@ def quick_fingerprint(path: Path) -> Fingerprint:
 
 
 def tail_digest(path: Path) -> int:
-    """Digest of length and end of a file: compressed pictures that agree in both are the same.
+    """Digest of length and end of a file, to find candidates: uncompressed pictures that agree in both may differ.
 
     Raises:
         OSError: it cannot be read.
@@ -83,6 +85,31 @@ def tail_digest(path: Path) -> int:
         length = file.seek(0, io.SEEK_END)
         file.seek(max(0, length - TAIL_BYTES))
         return digest(length.to_bytes(8, "little") + file.read())
+
+
+def confirm(prints: list[Fingerprint], paths: Callable[[int], Path]) -> None:
+    """Where digests of length and end are equal, put those of the whole files in their place.
+
+    Args:
+        prints: all that are compared with each other.
+        paths: the file of each, by its position.
+    """
+    counts = Counter(fingerprint.digest for fingerprint in prints)
+    for i, fingerprint in enumerate(prints):
+        if fingerprint.digest and counts[fingerprint.digest] > 1:
+            try:
+                fingerprint.digest = file_digest(paths(i))
+            except OSError:  # gone in between
+                fingerprint.digest = 0
+
+
+def file_digest(path: Path) -> int:
+    """Digest of all of a file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return digest(path.read_bytes())
 
 
 def digest(data: bytes) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from yolo_lite.data.duplicates import exact_pairs, near_pairs
 from yolo_lite.data.findings import MAX_EXAMPLES, Example, Finding, Severity, image_example, severity_by_share
-from yolo_lite.data.fingerprints import Fingerprint, fingerprint_images
+from yolo_lite.data.fingerprints import Fingerprint, confirm, fingerprint_images
 from yolo_lite.data.index import DetectionIndex
 
 WAYS_OUT = {
@@ -44,6 +44,9 @@ def image_findings(splits: dict[str, DetectionIndex], decode: bool) -> list[Find
     for split, index in splits.items():
         prints[split] = fingerprint_images(index, decode, f"reading the images of {split}")
         found += file_findings(index, split, prints[split])
+    if not decode:
+        members = [(index, i) for index in splits.values() for i in range(len(index))]
+        confirm([one for split in splits for one in prints[split]], lambda k: members[k][0].path(members[k][1]))
     return found + twin_findings(splits, prints)
 
 

@@ -6,12 +6,22 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from yolo_lite.data.decoding import DEEP_MODES, DEEP_PIXELS, MAX_PIXELS, decode_image, exif_orientation
+from yolo_lite.data.decoding import (
+    DEEP_MODES,
+    DEEP_PIXELS,
+    JPEG_START,
+    MAX_PIXELS,
+    decode_image,
+    exif_orientation,
+    has_sixteen_bits,
+    scan_jpeg,
+)
 from yolo_lite.data.index import DetectionIndex
 from yolo_lite.utils.errors import UserError
 
@@ -36,7 +46,8 @@ class ImageProblem:
 def inspect_image(path: Path) -> tuple[int, int] | ImageProblem:
     """(height, width) of the upright image, or what is wrong with the file.
 
-    Of JPEG and PNG the header and the end are read; formats whose end cannot be told are decoded.
+    Of JPEG and PNG the header and the end are read, and all of the file where its end is not the picture's; formats
+    whose end cannot be told are decoded.
     """
     try:
         with open(path, "rb") as file, Image.open(file) as image:
@@ -45,7 +56,7 @@ def inspect_image(path: Path) -> tuple[int, int] | ImageProblem:
                 width, height = height, width
             if width * height > MAX_PIXELS:
                 return ImageProblem(path, f"{width}x{height} are more than 2^30 pixels")
-            if image.mode in DEEP_MODES:
+            if image.mode in DEEP_MODES and not has_sixteen_bits(image):
                 return ImageProblem(path, DEEP_PIXELS)
             marker = END_MARKERS.get(image.format or "")
             if marker is None:
@@ -53,7 +64,7 @@ def inspect_image(path: Path) -> tuple[int, int] | ImageProblem:
             else:
                 file.seek(0, os.SEEK_END)
                 file.seek(max(0, file.tell() - TAIL_BYTES))
-                if marker not in file.read():
+                if marker not in file.read() and not is_whole(image, file, marker):
                     return ImageProblem(path, "truncated")
     except FileNotFoundError:
         return ImageProblem(path, "missing")
@@ -63,6 +74,24 @@ def inspect_image(path: Path) -> tuple[int, int] | ImageProblem:
     except Exception as error:  # PIL raises what its plug-ins raise, SyntaxError included
         return ImageProblem(path, f"unreadable: {error}")
     return height, width
+
+
+def is_whole(image: Image.Image, file: BinaryIO, marker: bytes) -> bool:
+    """A picture without a marker at the end of its file is all there: cameras append kilobytes, even whole films.
+
+    The marker alone proves nothing, as what is appended may hold the same bytes; pixels alone neither, as decoders add
+    the last few. A thumbnail in the header of a JPEG has a marker of its own.
+    """
+    file.seek(0)
+    data = file.read()
+    start = scan_jpeg(np.frombuffer(data, np.uint8)).scan if data.startswith(JPEG_START) else 0
+    if marker not in data[start:]:
+        return False
+    try:
+        image.load()
+    except OSError:
+        return False
+    return True
 
 
 def inspect_images(paths: list[Path]) -> list[tuple[int, int] | ImageProblem]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from yolo_lite.data.findings import Finding, by_severity
-from yolo_lite.data.fingerprints import tail_digest
+from yolo_lite.data.fingerprints import file_digest, tail_digest
 from yolo_lite.data.index import DetectionIndex
 from yolo_lite.data.label_checks import box_findings, class_findings
 from yolo_lite.utils.distributed import is_main_process
@@ -63,7 +64,7 @@ def quick_findings(train: DetectionIndex, val: DetectionIndex, image_size: int) 
 
 
 def overlap_findings(train: DetectionIndex, val: DetectionIndex) -> list[Finding]:
-    """Files of val that are in train as well, told by length and end."""
+    """Files of val that are in train as well, byte for byte."""
     shared = shared_files(train, val)
     if not shared:
         return []
@@ -75,8 +76,8 @@ def overlap_findings(train: DetectionIndex, val: DetectionIndex) -> list[Finding
 def shared_files(train: DetectionIndex, val: DetectionIndex) -> list[str]:
     """Names of images of val whose files are in train.
 
-    Up to `MAX_SIZED_FILES`, files of the same length are compared by their ends; of larger sets, only files of the same
-    name: asking millions of files for their length takes minutes on a network disk.
+    Up to `MAX_SIZED_FILES`, files of the same length are compared by their ends, then as a whole; of larger sets, only
+    files of the same name: asking millions of files for their length takes minutes on a network disk.
     """
     total = len(train) + len(val)
     if total > MAX_NAMED_FILES:
@@ -88,8 +89,11 @@ def shared_files(train: DetectionIndex, val: DetectionIndex) -> list[str]:
     ]
     common = set(keys[0]) & set(keys[1])
     candidates = [[i for i, key in enumerate(side) if key in common][:limit] for side in keys]
-    in_train = set(digests(train, candidates[0]).values())
-    return [val.file_names[i] for i, digest in digests(val, candidates[1]).items() if digest in in_train]
+    for digest_of in (tail_digest, file_digest):  # whole files are read only where their ends are the same
+        digests = [digest_files(*side, digest_of) for side in zip((train, val), candidates, strict=True)]
+        shared = set(digests[0].values()) & set(digests[1].values())
+        candidates = [[i for i, value in side.items() if value in shared] for side in digests]
+    return [val.file_names[i] for i in candidates[1]]
 
 
 def file_lengths(index: DetectionIndex) -> list[int]:
@@ -103,12 +107,12 @@ def file_lengths(index: DetectionIndex) -> list[int]:
     return lengths
 
 
-def digests(index: DetectionIndex, chosen: list[int]) -> dict[int, int]:
-    """Digests of length and end of some image files; those that are gone are left out."""
+def digest_files(index: DetectionIndex, chosen: list[int], digest_of: Callable[[Path], int]) -> dict[int, int]:
+    """Digests of some image files by their positions; those that are gone are left out."""
     found = {}
     for i in chosen:
         try:
-            found[i] = tail_digest(index.path(i))
+            found[i] = digest_of(index.path(i))
         except OSError:
             continue
     return found

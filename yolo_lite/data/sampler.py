@@ -33,6 +33,8 @@ class TrainSampler(Sampler[SampleKey]):
         num_workers: batches go to them in turn.
     """
 
+    min_partners = 4  # as many as a mosaic has images; with fewer, any image is one
+
     def __init__(
         self,
         num_images: int,
@@ -97,7 +99,9 @@ class TrainSampler(Sampler[SampleKey]):
         if not self.recent_batches:
             return ()
         recent = range(batch, max(-1, batch - (self.recent_batches + 1) * self.num_workers), -self.num_workers)
-        return tuple(np.concatenate([self._images(own, b) for b in recent]).tolist())
+        partners = tuple(np.concatenate([self._images(own, b) for b in recent]).tolist())
+        # A mosaic of one image, four times, teaches nothing: the first small batches decode a few more.
+        return partners if len(set(partners)) >= self.min_partners else ()
 
 
 class EvalSampler(Sampler[int]):

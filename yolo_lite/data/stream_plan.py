@@ -128,6 +128,8 @@ class StreamSampler(TrainSampler):
         recent_batches: see `TrainSampler`.
     """
 
+    min_partners = 1  # any image would be one of a chunk that is not there
+
     def __init__(
         self, plan: StreamPlan, places: np.ndarray, rank: int, sizes: Sequence[int] = (), recent_batches: int = 0
     ) -> None:

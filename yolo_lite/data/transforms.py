@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -20,7 +20,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the netwo
 
 import albumentations as A
 
-from yolo_lite.data.geometry import FILL, MIN_SIDE
+from yolo_lite.data.geometry import FILL, MIN_SIDE, MIN_VISIBLE_AREA
 from yolo_lite.data.types import Letterbox
 from yolo_lite.utils.errors import UserError
 
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 STRIP = 128
 # Up to so much of the circle, turning the hue around the axis of greys is HSV's turn to 0.03 of the full scale.
 SMALL_TURN = 0.015
+# Of albumentations, transforms around others. Compose is what they all are put into.
+COMPOSITIONS = ("OneOf", "SomeOf", "RandomOrder", "Sequential")
+PROBE_SIDE = 331  # pixels: no usual side, so that a transform to a size of its own shows
+
+Transform: TypeAlias = A.BasicTransform | A.BaseCompose
 
 
 def check_albumentations() -> None:
@@ -65,38 +70,120 @@ def pixel_pipeline(config: AugmentConfig) -> A.Compose | None:
         A.ImageCompression(quality_range=(config.jpeg_quality, 100), p=config.jpeg),
     ]
     transforms = [transform for transform in listed if transform.p > 0]
-    for entry in config.extra:
-        for name, options in entry.items():
-            transforms.append(named_transform(name, options or {}))
+    transforms += named_transforms(config.extra)
     if not transforms:
         return None
     if not moves_boxes(transforms):  # the processing of boxes costs as much as a whole mosaic
         return A.Compose(transforms)
-    boxes = A.BboxParams(format="pascal_voc", label_fields=["labels"], min_area=MIN_SIDE**2, clip=True)
-    return A.Compose(transforms, bbox_params=boxes)
+    return A.Compose(transforms, bbox_params=box_rules())
 
 
-def moves_boxes(transforms: Sequence[A.BasicTransform]) -> bool:
+def box_rules() -> A.BboxParams:
+    """Which boxes are worth keeping, by the rule of `clip_boxes`: dropouts too measure what is left to be seen."""
+    return A.BboxParams(
+        format="pascal_voc",
+        label_fields=["labels"],
+        min_width=MIN_SIDE,
+        min_height=MIN_SIDE,
+        min_visibility=MIN_VISIBLE_AREA,
+        clip=True,
+    )
+
+
+def moves_boxes(transforms: Sequence[Transform]) -> bool:
     """Some transform changes more than pixel values."""
-    return any(isinstance(transform, A.DualTransform) for transform in transforms)
+    return any(
+        moves_boxes(transform.transforms)
+        if isinstance(transform, A.BaseCompose)
+        else isinstance(transform, A.DualTransform)
+        for transform in transforms
+    )
 
 
-def named_transform(name: str, options: dict[str, Any]) -> A.BasicTransform:
-    """A transform of albumentations by its class name.
+def named_transforms(entries: Any) -> list[Transform]:
+    """The transforms of `[{NAME: {option: value}}, ...]`, as YAML has it.
 
     Raises:
-        UserError: there is none of that name, or it does not take these options.
+        UserError: that is not what it is, or one of them is unknown or cannot be used.
+    """
+    if not isinstance(entries, list | tuple):
+        raise UserError(
+            f"data.augment.extra: {entries!r:.80} is no list of transforms, as [{{GaussNoise: {{p: 0.1}}}}]"
+        )
+    transforms = []
+    for entry in entries:
+        if not isinstance(entry, dict):
+            raise UserError(
+                f"data.augment.extra: {entry!r:.80} is no transform with its options, as GaussNoise: {{p: 0.1}}"
+            )
+        for name, options in entry.items():
+            if not isinstance(options, dict | None):
+                raise UserError(f"data.augment.extra: options of {name} are {options!r:.80}, not as {{p: 0.1}}")
+            transforms.append(named_transform(name, options or {}))
+    return transforms
+
+
+def named_transform(name: str, options: dict[str, Any]) -> Transform:
+    """A transform of albumentations, or several of which some are applied, by its class name.
+
+    Raises:
+        UserError: there is none of that name, it does not take these options, or it cannot be used in training.
     """
     kind = getattr(A, name, None)
+    if name in COMPOSITIONS:
+        return build(kind, name, {**options, "transforms": named_transforms(options.get("transforms"))})
     if not (isinstance(kind, type) and issubclass(kind, A.BasicTransform)):
         near = difflib.get_close_matches(name, [n for n in dir(A) if n[:1].isupper()], n=3)
         raise UserError(f"data.augment.extra: albumentations has no transform {name} (like it: {', '.join(near)})")
+    transform = build(kind, name, options)
+    try_out(transform, name)
+    return transform
+
+
+def build(kind: Any, name: str, options: dict[str, Any]) -> Any:
+    """An object of albumentations.
+
+    Raises:
+        UserError: it does not take these options.
+    """
     try:
         with warnings.catch_warnings():  # of options that it does not know, albumentations only warns
             warnings.simplefilter("error", UserWarning)
             return kind(**options)
     except Exception as error:
         raise UserError(f"data.augment.extra: {name} with {options}: {' '.join(str(error).split())}") from None
+
+
+def try_out(transform: A.BasicTransform, name: str) -> None:
+    """Apply it to an image with a box and to one without: what fails, fails in a loader process hours later otherwise.
+
+    Raises:
+        UserError: it fails, or gives what is no sample for training.
+    """
+    pipeline = A.Compose([transform], bbox_params=box_rules() if moves_boxes([transform]) else None)
+    pipeline.set_random_seed(0)
+    shape = (PROBE_SIDE, PROBE_SIDE, 3)
+    probability, transform.p = transform.p, 1.0
+    try:
+        for boxes in (np.array([[40, 60, 140, 200]], np.float32), np.zeros((0, 4), np.float32)):
+            ramp = np.arange(PROBE_SIDE**2 * 3).reshape(shape).astype(np.uint8)
+            objects = {"bboxes": boxes, "labels": np.zeros(len(boxes), np.int64)}
+            image = pipeline(image=ramp, **(objects if moves_boxes([transform]) else {}))["image"]
+            if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+                found = getattr(image, "dtype", type(image).__name__)
+                raise UserError(
+                    f"it makes pixels {found}; the network takes uint8 and scales them itself: leave it out"
+                )
+            if image.shape != shape:
+                before, after = ("x".join(map(str, s)) for s in (shape, image.shape))
+                raise UserError(
+                    f"it makes images of {before} ones of {after}, and those of a batch must be of one size: use "
+                    "data.augment.scale and translate"
+                )
+    except Exception as error:  # of whatever type; many transforms need more than one image and its boxes
+        raise UserError(f"data.augment.extra: {name} cannot be used: {' '.join(str(error).split())}") from None
+    finally:
+        transform.p = probability
 
 
 def jitter_colours(image: np.ndarray, gains: np.ndarray) -> np.ndarray:

@@ -120,7 +120,9 @@ def list_annotations(source: Path) -> dict[str, Path]:
     for number, line in enumerate((read_text(source) or "").split("\n"), start=1):
         name = line.strip()
         if name and not exists(folder / f"{name}.xml"):
-            name = name.rsplit(maxsplit=1)[0]  # lists of one class have 1, 0 or -1 in a second column
+            first, *rest = name.rsplit(maxsplit=1)
+            if rest in (["1"], ["0"], ["-1"]):  # lists of one class have that in a second column
+                name = first
         if not name:
             continue
         path = folder / f"{name}.xml"

@@ -104,13 +104,29 @@ def read_yolo(path: Path, split: Split) -> tuple[DetectionIndex, list[tuple[int,
 
 
 def label_files(images: list[Path]) -> list[Path]:
-    """Where the labels of each image are: beside the images, if that is where there are any, else under labels."""
-    usual = [label_file(image) for image in images]
-    if not any(exists(path) for path in usual):
-        beside = [image.with_suffix(".txt") for image in images]
-        if any(exists(path) for path in beside):
-            return beside
-    return usual
+    """Where the labels of each image are: beside the images of its folder, if that is where there are any, else under
+    labels. Every folder is looked at by itself, as a split may be put together from several exports."""
+    places: dict[Path, list[Path]] = {}
+    for image in images:
+        places.setdefault(image.parent, []).append(image)
+    found = {}
+    for members in places.values():
+        usual = {image: label_file(image) for image in members}
+        beside = {image: image.with_suffix(".txt") for image in members}
+        is_beside = not any(map(has_labels, usual.values())) and any(map(has_labels, beside.values()))
+        found.update(beside if is_beside else usual)
+    return [as_it_is_written(found[image]) for image in images]
+
+
+def as_it_is_written(path: Path) -> Path:
+    """The path itself, or with the suffix in capitals, if only that is there."""
+    capital = path.with_suffix(".TXT")
+    return capital if not exists(path) and exists(capital) else path
+
+
+def has_labels(path: Path) -> bool:
+    """The file is there, however its suffix is written."""
+    return exists(as_it_is_written(path))
 
 
 def label_file(image: Path) -> Path:

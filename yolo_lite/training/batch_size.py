@@ -19,6 +19,7 @@ import torch
 
 from yolo_lite.data.types import Batch, Targets
 from yolo_lite.training.module import DetectionModule
+from yolo_lite.utils import memory
 from yolo_lite.utils.distributed import gather_on_all
 from yolo_lite.utils.errors import UserError
 
@@ -181,15 +182,7 @@ def free_memory(device: torch.device) -> int:
     """Bytes that can still be had."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    limits = [read_number(Path("/proc/meminfo"), "MemAvailable:") * 1024]
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        text = Path(limit).read_text().strip() if Path(limit).is_file() else "max"
-        if text.isdigit():
-            limits.append(int(text) - int(Path(used).read_text()))
-    return max(0, min(limits))
+    return memory.free_memory()
 
 
 def process_memory(name: str) -> int:
