@@ -35,6 +35,9 @@ class Curves:
 
     Attributes:
         thresholds: (S,) scores from 0 to 1.
+        num_objects: (1 + C,) that could be found.
+        hits: (1 + C, S) detections at or above the threshold that found an object; the first row as below.
+        found: (1 + C, S) those and the wrong ones.
         precision, recall, f1: (1 + C, S); the first row is of all classes' detections together. NaN where there is no
             detection, no object, or neither.
         recall_steps: (101,) from 0 to 1.
@@ -43,6 +46,9 @@ class Curves:
     """
 
     thresholds: np.ndarray
+    num_objects: np.ndarray
+    hits: np.ndarray
+    found: np.ndarray
     precision: np.ndarray
     recall: np.ndarray
     f1: np.ndarray
@@ -101,15 +107,28 @@ def groups(outcome: Outcome) -> list[tuple[np.ndarray, int]]:
 def make_curves(outcome: Outcome) -> Curves:
     """Of all classes together and of each class."""
     scope, thresholds = outcome.scope, np.linspace(0.0, 1.0, NUM_THRESHOLDS)
-    rows = []
-    for members, num_objects in groups(outcome):
+    all_hits, all_found, rows = [], [], []
+    members_and_objects = groups(outcome)
+    for members, num_objects in members_and_objects:
         scores = scope.scores[members]
         found = len(scores) - np.searchsorted(scores[::-1], thresholds, side="left")
         hits = np.concatenate([[0], np.cumsum(outcome.is_hit[members])])[found]
+        all_hits.append(hits)
+        all_found.append(found)
         rows.append(rates(hits, found, num_objects))
     precision, recall, f1 = (np.stack(values) for values in zip(*rows, strict=True))
     by_class = precision_at_recall(scope.ranking, outcome.is_hit, outcome.is_counted, outcome.num_objects)
     has_objects = outcome.num_objects > 0
     mean = by_class[has_objects].mean(axis=0) if has_objects.any() else np.full(len(RECALL_STEPS), np.nan)
     by_class[~has_objects] = np.nan
-    return Curves(thresholds, precision, recall, f1, RECALL_STEPS, np.concatenate([mean[None], by_class]))
+    return Curves(
+        thresholds=thresholds,
+        num_objects=np.array([num_objects for _, num_objects in members_and_objects]),
+        hits=np.stack(all_hits),
+        found=np.stack(all_found),
+        precision=precision,
+        recall=recall,
+        f1=f1,
+        recall_steps=RECALL_STEPS,
+        precision_at_recall=np.concatenate([mean[None], by_class]),
+    )
