@@ -52,9 +52,9 @@ class ScorePictures(L.Callback):
         """Analyse what the last validation found; on the main process, which has it all."""
         self._is_new = False
         module: Any = pl_module
-        if not trainer.is_global_zero or not has_picture_loggers(trainer) or module.metric.scored is None:
+        if not trainer.is_global_zero or not has_picture_loggers(trainer) or module.detections is None:
             return
-        analysis = analyse(module.metric.scored, module.ground_truth(), module.scores)
+        analysis = analyse(module.detections, module.ground_truth(), module.scores)
         names = [scores.name for scores in analysis.classes]
         for logger in tensorboards(trainer):
             for row, tag in curve_rows(analysis.curves, names, self.max_classes):
