@@ -38,7 +38,7 @@ def build_apart(spec: ModelSpec, num_classes: int, device: str) -> YOLO:
 
 
 class ModelPage(L.Callback):
-    """Layers, parameters and GFLOPs as a text in TensorBoard, and the graph; of a detector without the run's weights."""
+    """Layers, parameters and GFLOPs as a text in TensorBoard, and the graph; of a copy without the run's weights."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         writers = [logger.experiment for logger in tensorboards(trainer)] if trainer.is_global_zero else []
