@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard.summary import hparams as hparams_summary
 
 from yolo_lite.models.summary import summarise, to_markdown
@@ -29,6 +30,8 @@ COMPARED = (
     "model/gflops",
     "time/images_per_second",
 )
+# TensorBoard shows five settings unless asked for more: first those that are marked as different, then by name.
+SHOWN_FIRST = ("data.batch_size", "data.image_size", "model.lr", "model.variant", "trainer.max_epochs")
 
 
 def build_apart(spec: ModelSpec, num_classes: int, device: str) -> YOLO:
@@ -82,8 +85,8 @@ class Comparison(L.Callback):
         costs = {"parameters": count_parameters(model), "gflops": count_gflops(model, module.image_size)}
         boards = tensorboards(trainer)
         for logger in boards:
-            experiment, session, _ = hparams_summary(settings, dict.fromkeys(COMPARED, 0.0))
-            logger.experiment.file_writer.add_summary(experiment)
+            columns, session, _ = hparams_summary(settings, dict.fromkeys(COMPARED, 0.0))
+            logger.experiment.file_writer.add_summary(with_first_columns(columns))
             logger.experiment.file_writer.add_summary(session)
             logger.log_metrics({f"model/{name}": float(value) for name, value in costs.items()}, trainer.global_step)
         for other in trainer.loggers:
@@ -112,6 +115,16 @@ class Comparison(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._best = dict(state_dict)
+
+
+def with_first_columns(columns: Any) -> Any:
+    """TensorBoard's description of its columns, with those that it shows first."""
+    metadata = columns.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(metadata.content)
+    for info in content.experiment.hparam_infos:
+        info.differs = info.name in SHOWN_FIRST
+    metadata.content = content.SerializeToString()
+    return columns
 
 
 def run_settings(trainer: L.Trainer, module: Any) -> dict[str, Any]:
