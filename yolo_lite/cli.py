@@ -11,7 +11,6 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from yolo_lite.data.augment import AugmentConfig
@@ -21,6 +20,7 @@ from yolo_lite.training.batch_size import AutoBatchSize
 from yolo_lite.training.callbacks import (
     EpochLine,
     EpochMeans,
+    Memory,
     NominalBatch,
     PositivesWatch,
     SameEverywhere,
@@ -28,12 +28,15 @@ from yolo_lite.training.callbacks import (
 )
 from yolo_lite.training.checkpoints import BestCheckpoint, LastCheckpoint, RandomStates
 from yolo_lite.training.ema import WeightEMA
+from yolo_lite.training.loggers import make_loggers
 from yolo_lite.training.metrics_file import MetricsFile
 from yolo_lite.training.module import DetectionModule
 from yolo_lite.training.pictures import PictureLogger
 from yolo_lite.training.progress import ProgressBar
 from yolo_lite.training.resume import DATA_STATE, LAST, Resume, check_position, check_same_run, find_last, why_finished
+from yolo_lite.training.score_pictures import ScorePictures
 from yolo_lite.training.stopping import NonFiniteGuard, StopSignals
+from yolo_lite.training.tensorboard import Comparison, ModelPage
 from yolo_lite.training.trainer import Trainer
 from yolo_lite.utils.checkpoints import read_checkpoint
 from yolo_lite.utils.distributed import is_main_process
@@ -66,6 +69,9 @@ def trainer_defaults() -> dict[str, Any]:
             NonFiniteGuard(),
             EpochMeans(),
             PositivesWatch(),
+            Memory(),
+            ModelPage(),
+            Comparison(),
             EpochLine(),
             MetricsFile(),
             RandomStates(),
@@ -114,6 +120,7 @@ class TrainCLI(LightningCLI):
         parser.add_lightning_class_args(WeightEMA, "ema")
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.add_lightning_class_args(PictureLogger, "pictures")
+        parser.add_lightning_class_args(ScorePictures, "curves")
         parser.add_lightning_class_args(Speed, "speed")
 
     def before_instantiate_classes(self) -> None:
@@ -180,10 +187,14 @@ class TrainCLI(LightningCLI):
         return Resume.of(path, checkpoint, self.home)
 
     def instantiate_classes(self) -> None:
+        # The loggers are made in the run folder, which is not there before everything else has been.
+        self.loggers, self.config.trainer.logger = self.config.trainer.logger, None
         try:
             super().instantiate_classes()
         except (MisconfigurationException, ValueError) as error:
             raise UserError(str(error)) from error
+        finally:
+            self.config.trainer.logger = self.loggers
         self.datamodule = self.checked_data  # the one that has its annotations parsed already
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
@@ -196,15 +207,11 @@ class TrainCLI(LightningCLI):
             callbacks.append(ProgressBar())
         if config.patience is not None:
             callbacks.append(EarlyStopping("val/map_50_95", patience=config.patience, mode="max"))
-        logger = config.trainer.get("logger")
         folder = self.run_folder()
-        if logger is None:
-            purge: dict[str, Any] = {}
-            if self.resume is not None and self.resume.folder is not None:  # events of steps that are done again
-                purge = {"purge_step": self.resume.step}
-            version = folder.version if folder is not None else None
-            root, name = (folder.root, folder.name) if folder is not None else (config.runs_dir, config.name)
-            kwargs["logger"] = [TensorBoardLogger(root, name, version, default_hp_metric=False, **purge)]
+        first_step = self.resume.step if self.resume is not None and self.resume.folder is not None else 0
+        loggers = make_loggers(self.loggers, Path(config.runs_dir), config.name, folder, first_step)
+        kwargs["logger"] = loggers or False
+        if loggers:
             callbacks.append(LearningRateMonitor("step"))
         given = config.trainer.get("callbacks") or []
         kwargs["callbacks"] = [*(given if isinstance(given, list) else [given]), *callbacks]

@@ -29,7 +29,7 @@ from yolo_lite.data.shapes import make_shapes
 from yolo_lite.data.statistics import SplitStatistics, self_score_findings
 from yolo_lite.utils.console import run_command
 from yolo_lite.utils.errors import UserError
-from yolo_lite.utils.files import replacing
+from yolo_lite.utils.files import check_target, replacing
 
 log = logging.getLogger("yolo_lite.data.doctor")  # as a command, __name__ is __main__
 
@@ -180,22 +180,6 @@ def write_json(path: Path, diagnosis: Diagnosis) -> None:
     }
     with replacing(path) as file:
         file.write((json.dumps(content, indent=2) + "\n").encode())
-
-
-def check_target(option: str, name: str | None) -> Path | None:
-    """Where to write, checked before the work.
-
-    Raises:
-        UserError: it cannot be a file.
-    """
-    if name is None:
-        return None
-    path = Path(name)
-    if not path.resolve().parent.is_dir():
-        raise UserError(f"no folder {path.resolve().parent} to write {option} {path} to")
-    if path.is_dir():
-        raise UserError(f"{option} {path} is a folder: give the name of a file")
-    return path
 
 
 def run_doctor(args: list[str]) -> None:

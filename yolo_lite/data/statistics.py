@@ -10,7 +10,8 @@ import numpy as np
 from yolo_lite.data.findings import MAX_EXAMPLES, Finding, Severity, image_example
 from yolo_lite.data.index import DetectionIndex
 from yolo_lite.data.label_checks import class_counts, named, owners
-from yolo_lite.training.metrics import DetectionTable, score_detections
+from yolo_lite.evaluation.coco_scores import score_detections
+from yolo_lite.evaluation.detections import DetectionTable
 
 # COCO's, in square pixels of the original image.
 SIZE_LIMITS = {"small": 32.0**2, "medium": 96.0**2, "large": np.inf}

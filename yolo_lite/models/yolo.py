@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -153,7 +154,9 @@ def build_model(variant: str = "yolov8n-lite", num_classes: int = 80, **parts: A
         UserError: an unknown variant, or parts that do not go together.
     """
     if variant not in VARIANTS:
-        raise UserError(f"unknown variant {variant!r}: choose one of {', '.join(VARIANTS)}")
+        near = difflib.get_close_matches(variant, VARIANTS, n=2)
+        meant = f"did you mean {' or '.join(near)}? There are" if near else "choose one of"
+        raise UserError(f"unknown variant {variant!r}: {meant} {', '.join(VARIANTS)}")
     changes = {key: value for key, value in parts.items() if value is not None}
     unknown = changes.keys() - {field.name for field in dataclasses.fields(ModelSpec)}
     if unknown:

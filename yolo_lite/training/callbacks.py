@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from typing import Any
 
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 # Share of the training time; the first epoch, which fills the cache, is not judged.
 MUCH_WAITING = 0.3
+GIB = 2**30
 
 
 class NominalBatch(L.Callback):
@@ -168,6 +170,32 @@ class Speed(L.Callback):
                     100 * waited,
                 )
             pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=len(batch))
+
+
+class Memory(L.Callback):
+    """Log the most memory that was in use at once: of this process, and of its device while training."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if pl_module.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(pl_module.device)  # of the search for a batch size
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        values = {}
+        if (process := peak_of_process()) is not None:
+            values["memory/process_gib"] = process / GIB
+        if pl_module.device.type == "cuda":
+            values["memory/device_gib"] = torch.cuda.max_memory_allocated(pl_module.device) / GIB
+        pl_module.log_dict(values)
+
+
+def peak_of_process() -> int | None:
+    """Bytes of this process, at most; None on Windows, which tells no such number."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 class EpochLine(L.Callback):

@@ -12,7 +12,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from yolo_lite.training.metrics import COCO_NUMBERS
+from yolo_lite.evaluation.coco_scores import COCO_NUMBERS
 from yolo_lite.training.stopping import StopSignals
 from yolo_lite.utils.distributed import gather_on_all, sum_over_processes
 from yolo_lite.utils.errors import StoppedError, UserError
@@ -52,7 +52,7 @@ class BestCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, monitor: str = "val/map_50_95") -> None:
-        known = [f"val/{name}" for name in COCO_NUMBERS.values()]
+        known = [f"val/{name}" for name in COCO_NUMBERS]
         if monitor not in known and not monitor.startswith("val/ap/"):
             raise UserError(f"checkpoint.monitor={monitor}: choose val/ap/CLASS or one of {', '.join(known)}")
         super().__init__(monitor=monitor, mode="max", filename="best", **CHECKPOINT_SETTINGS)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import platform
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import lightning as L
@@ -18,13 +20,15 @@ from torch.optim import Optimizer
 import yolo_lite
 from yolo_lite.data.index import DetectionIndex
 from yolo_lite.data.types import Batch
+from yolo_lite.evaluation.coco_scores import CocoScores
+from yolo_lite.evaluation.detections import DetectionTable
 from yolo_lite.losses.detection import DetectionLoss
 from yolo_lite.models.afpn import NeckInit
 from yolo_lite.models.backbone import Block, Downsample
 from yolo_lite.models.yolo import Levels, Neck, build_model
 from yolo_lite.ops.boxes import clip_boxes
 from yolo_lite.ops.postprocess import EVAL_IOU, EVAL_SCORE, MAX_DETECTIONS, Detections, detect
-from yolo_lite.training.metrics import CocoMetric, CocoScores
+from yolo_lite.training.metrics import CocoMetric
 from yolo_lite.training.optim import (
     OptimizerName,
     Schedule,
@@ -128,8 +132,10 @@ class DetectionModule(L.LightningModule):
         self.loss = DetectionLoss(self.model.strides, self.reg_max, box_gain, class_gain, dfl_gain, assign_top_k)
         self.metric = CocoMetric()
         self.scores: CocoScores | None = None
+        self.detections: DetectionTable | None = None  # on rank 0, what was scored last
         self.report: StepReport | None = None  # of the latest training step
         self.gradient_norm: HostCopy | None = None  # of the latest optimiser step, before clipping
+        self.measure_stage: Callable[[str], AbstractContextManager[None]] = unmeasured  # of scoring: forward, nms
         self.stop_requested = False  # by a signal to this process; the next step tells the others
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -154,13 +160,15 @@ class DetectionModule(L.LightningModule):
         In float32 whatever the precision of training (see `Precision` for the choice), so that a checkpoint scores
         the same everywhere.
         """
-        with torch.autocast(self.device.type, enabled=False):
+        with torch.autocast(self.device.type, enabled=False), self.measure_stage("forward"):
             maps = self(batch.images)
-        found = detect(maps, self.model.strides, self.reg_max, EVAL_SCORE, EVAL_IOU, MAX_DETECTIONS)
-        return maps, [
-            to_original(d, letterbox, size)
-            for d, letterbox, size in zip(found, batch.letterboxes, batch.original_sizes.tolist(), strict=True)
-        ]
+        with self.measure_stage("nms"):
+            found = detect(maps, self.model.strides, self.reg_max, EVAL_SCORE, EVAL_IOU, MAX_DETECTIONS)
+            detections = [
+                to_original(d, letterbox, size)
+                for d, letterbox, size in zip(found, batch.letterboxes, batch.original_sizes.tolist(), strict=True)
+            ]
+        return maps, detections
 
     def on_validation_epoch_start(self) -> None:
         self.metric.reset()
@@ -183,6 +191,7 @@ class DetectionModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self.scores = self.metric.compute(self.ground_truth())
+        self.detections = self.metric.gathered
         self.metric.reset()
         values = {f"val/{name}": value for name, value in self.scores.numbers.items()}
         values |= {f"val/ap/{name}": value for name, value in self.scores.per_class.items()}
@@ -248,6 +257,11 @@ class DetectionModule(L.LightningModule):
             "image_size": self.image_size,
             "seed": self.trainer.datamodule.seed if self.trainer.datamodule else None,  # type: ignore[attr-defined]
         }
+
+
+def unmeasured(stage: str) -> AbstractContextManager[None]:
+    """Of a stage whose time nobody wants to know."""
+    return nullcontext()
 
 
 def to_original(detections: Detections, letterbox: Tensor, original_size: list[int]) -> Detections:

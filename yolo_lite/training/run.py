@@ -16,8 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from yolo_lite.cli import TrainCLI
+from yolo_lite.evaluation.coco_scores import format_score
 from yolo_lite.training.checkpoints import BestCheckpoint
-from yolo_lite.training.metrics import format_score
 from yolo_lite.training.module import MODEL_PREFIX, DetectionModule
 from yolo_lite.training.stopping import explaining
 from yolo_lite.utils.checkpoints import transfer_weights

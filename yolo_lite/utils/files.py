@@ -17,6 +17,22 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
+def check_target(option: str, name: str | None) -> Path | None:
+    """Where to write, checked before the work.
+
+    Raises:
+        UserError: it cannot be a file.
+    """
+    if name is None:
+        return None
+    path = Path(name)
+    if not path.resolve().parent.is_dir():
+        raise UserError(f"no folder {path.resolve().parent} to write {option} {path} to")
+    if path.is_dir():
+        raise UserError(f"{option} {path} is a folder: give the name of a file")
+    return path
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which takes the place of `path` when the block ends: a kill at any moment, or a full disk,
