@@ -34,7 +34,7 @@ from yolo_lite.utils.runs import RunFolder
 FAST = [
     *("--data.image_size", "64", "--data.batch_size", "4", "--data.num_workers", "0", "--data.cache", "none"),
     *("--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--model.variant", "yolov8n"),
-    *("--trainer.max_epochs", "2", "--trainer.limit_train_batches", "1", "--trainer.log_every_n_steps", "1"),
+    *("--trainer.max_epochs", "2", "--trainer.log_every_n_steps", "1"),
     *("--model.nominal_batch", "4", "--pictures.num_images", "3"),
 ]
 LOGGERS = "lightning.pytorch.loggers"
@@ -43,7 +43,7 @@ LOGGERS = "lightning.pytorch.loggers"
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few of the embedded shapes."""
-    return make_shapes(tmp_path_factory.mktemp("shapes") / "shapes", num_train=8, num_val=10)
+    return make_shapes(tmp_path_factory.mktemp("shapes") / "shapes", num_train=4, num_val=10)
 
 
 def train(root: Path, runs: Path, *extra: str, name: str = "run") -> Path:
