@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +31,16 @@ SPLIT_NAMES: dict[str, tuple[str, str]] = {  # (train, val)
     "roboflow": ("train", "valid"),
     "flat": ("train", "val"),
 }
+
+CHROMIUM_FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 
 
 def split_paths(root: Path, layout: Layout, split: Literal["train", "val"]) -> tuple[Path, Path]:
@@ -211,3 +221,17 @@ def as_voc(tmp_path: Path) -> Callable[[Path], Path]:
         return root
 
     return make
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless browser of the system; the test is skipped where there is none."""
+    reason = "playwright is not installed (requirements-dev.txt)"
+    sync_api = pytest.importorskip("playwright.sync_api", reason=reason)
+    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if executable is None:
+        pytest.skip("no chromium on the PATH (Debian: apt-get install chromium)")
+    with sync_api.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)  # in a new profile
+        yield browser
+        browser.close()
