@@ -57,7 +57,7 @@ def address(runs: Path) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("tab", "shown"),
     [
-        ("timeseries", ["lr-AdamW", "first-model/version_0", "second-model/version_0"]),
+        ("timeseries", ["/map_50_95", "first-model/version_0", "second-model/version_0"]),
         ("images", ["val/truth_above_prediction", "train/batch"]),
         ("pr_curves", ["pr/all_classes", "second-model/version_0"]),
         ("hparams", ["val/map_50_95", "model.variant", "yolov8n"]),
