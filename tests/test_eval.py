@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 import eval as eval_script
 import train as train_script
+from yolo_lite.evaluation.run import format_gain
 
 FAST = [
     *("--data.image_size", "64", "--data.batch_size", "4", "--data.num_workers", "0", "--data.cache", "none"),
@@ -101,6 +102,8 @@ def test_raw_weights_are_scored_on_request(models: tuple[Path, list[Path]], tmp_
     [
         (["--save-json", "x.json"], "one --checkpoint"),
         (["--json", "no/folder/x.json"], "no folder"),
+        (["--report", __file__], "is a file, give a folder"),
+        (["--report", f"{__file__}/deeper"], "is a file, give a folder"),
     ],
 )
 def test_what_cannot_be_written_is_said_first(
@@ -108,8 +111,10 @@ def test_what_cannot_be_written_is_said_first(
 ) -> None:
     root, checkpoints = models
     several = [part for path in checkpoints for part in ("--checkpoint", str(path))]
-    assert eval_script.main([*several, "--data.root", str(root), *arguments, *LIGHT]) == 2
-    assert message in capsys.readouterr().err
+    assert eval_script.main([*several, "--data.root", str(root), *LIGHT, *arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "map_50_95" not in captured.out
 
 
 def test_one_model_twice(models: tuple[Path, list[Path]], capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,3 +137,8 @@ def test_a_model_of_other_classes_is_refused_before_anything_is_scored(
     captured = capsys.readouterr()
     assert "cat" in captured.err
     assert "map_50_95" not in captured.out
+
+
+def test_a_gain_that_cannot_be_told_is_a_dash() -> None:
+    assert format_gain(float("nan")) == "-"
+    assert format_gain(0.25) == "+0.2500"

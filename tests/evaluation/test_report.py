@@ -159,3 +159,10 @@ def test_a_folder_that_cannot_be_made(scored_model, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write a report to .*file"):
         write_report(tmp_path / "file", [scored_model()])
+
+
+def test_the_slider_starts_at_the_best_threshold(scored_model) -> None:
+    analysis = scored_model().analysis
+    data = report.curve_data(analysis)
+    at = data["thresholds"].index(data["best"])
+    assert data["f1"][0][at] == round(analysis.best.f1, 3)

@@ -204,6 +204,8 @@ def curve_data(analysis: Analysis) -> dict[str, Any]:
     """What the script draws: rows of all classes first, then one for each."""
     curves, bins = analysis.curves, analysis.calibration
     chosen = np.unique(np.linspace(0, max(0, len(curves.thresholds) - 1), CURVE_POINTS).round().astype(int))
+    if len(curves.thresholds):  # the best one among them: the slider starts there, and the tiles say what it gives
+        chosen = np.union1d(chosen, np.abs(curves.thresholds - analysis.best.score).argmin())
     chosen = chosen[: len(curves.thresholds)]
     is_filled = bins.counts > 0
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +31,7 @@ from yolo_lite.training.stopping import explaining
 from yolo_lite.training.trainer import SILENT, Trainer
 from yolo_lite.utils.checkpoints import read_checkpoint
 from yolo_lite.utils.errors import UserError
-from yolo_lite.utils.files import replacing
+from yolo_lite.utils.files import check_folder, check_target, replacing
 from yolo_lite.utils.profiling import count_gflops, count_parameters
 from yolo_lite.utils.runs import RunFolder
 from yolo_lite.utils.watchdog import follow_parent
@@ -122,8 +123,12 @@ def evaluate(args: list[str]) -> None:
         read_checkpoint(path)
     if config.save_json and len(paths) > 1:
         raise UserError("--save-json holds the detections of one model: give one --checkpoint")
-    targets = {name: target_file(name, config[name.replace("-", "_")]) for name in ("json", "save-json")}
+    numbers_file, detections_file = check_target("--json", config.json), check_target("--save-json", config.save_json)
     names = short_names(paths)
+    folder = None
+    if config.report != NO_REPORT:
+        folder = Path(config.report) if config.report else report_folder(paths, config.split)
+        check_folder("a report", folder)
     prepared = [prepare(config, path) for path in paths]  # whatever does not fit is said before anything is scored
     results = []
     for path, name, (module, data) in zip(paths, names, prepared, strict=True):
@@ -132,31 +137,14 @@ def evaluate(args: list[str]) -> None:
             results.append(scored)
     if not results:
         return
-    if targets["json"] is not None:
-        write_json(targets["json"], results)
-    if targets["save-json"] is not None:
-        write_detections(targets["save-json"], results[0].table, results[0].index)
+    if numbers_file is not None:
+        write_json(numbers_file, results)
+    if detections_file is not None:
+        write_detections(detections_file, results[0].table, results[0].index)
     print_results(results, config.split)
-    if config.report != NO_REPORT:
-        folder = Path(config.report) if config.report else report_folder(paths, config.split)
+    if folder is not None:
         models = [ScoredModel(r.name, r.analysis, r.table, r.index, shown_facts(r)) for r in results]
         log.info("report: %s", write_report(folder, models))
-
-
-def target_file(option: str, text: str | None) -> Path | None:
-    """The file that an option names.
-
-    Raises:
-        UserError: it could not be written.
-    """
-    if not text:
-        return None
-    target = Path(text)
-    if not target.resolve().parent.is_dir():
-        raise UserError(f"no folder {target.resolve().parent} to write --{option} {target} to")
-    if target.is_dir():
-        raise UserError(f"--{option} {target} is a folder: give the name of a file")
-    return target
 
 
 def short_names(paths: list[Path]) -> list[str]:
@@ -291,7 +279,7 @@ def print_results(results: list[Scored], split: str) -> None:
     table.add_row("calibration error", *(format_score(result.analysis.calibration.error) for result in results))
     table.add_section()
     for key in results[0].analysis.errors.gains:
-        cells = [f"{r.analysis.errors.counts[key]}  {r.analysis.errors.gains[key]:+.4f}" for r in results]
+        cells = [f"{r.analysis.errors.counts[key]}  {format_gain(r.analysis.errors.gains[key])}" for r in results]
         table.add_row(f"{key} errors, AP50 without them", *cells)
     table.add_section()
     table.add_row("parameters", *(f"{result.facts['parameters']:,}" for result in results))
@@ -302,6 +290,11 @@ def print_results(results: list[Scored], split: str) -> None:
     for result in results:
         console.print(class_table(result, escape(f"{result.name}: classes")))
     log.info("%d images, %d detections", results[0].analysis.coco.num_images, results[0].analysis.coco.num_detections)
+
+
+def format_gain(gain: float) -> str:
+    """Four digits with the sign, or a dash where there is no ground truth."""
+    return "-" if math.isnan(gain) else f"{gain:+.4f}"
 
 
 def class_table(result: Scored, title: str) -> Table:

@@ -33,6 +33,21 @@ def check_target(option: str, name: str | None) -> Path | None:
     return path
 
 
+def check_folder(what: str, folder: Path) -> None:
+    """That a folder can be made and written to, checked before the work.
+
+    Raises:
+        UserError: it cannot.
+    """
+    place = folder.resolve()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise UserError(f"cannot write {what} to {folder}: {place} is a file, give a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {what} to {folder}: {place} is read-only")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which takes the place of `path` when the block ends: a kill at any moment, or a full disk,
