@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from yolo_lite.models import build_model
-from yolo_lite.utils.checkpoints import transfer_weights
+from yolo_lite.utils.checkpoints import read_checkpoint, transfer_weights
 from yolo_lite.utils.errors import UserError
 
 OLD = ["cat", "dog", "fish"]
@@ -37,3 +39,8 @@ def test_another_variant_is_no_start() -> None:
     with pytest.raises(UserError, match="layers of the initial weights fit"):
         transfer_weights(target, build_model("yolov8n", 3).state_dict(), OLD, OLD)
     assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
+
+
+def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is a folder: give the file"):
+        read_checkpoint(tmp_path)

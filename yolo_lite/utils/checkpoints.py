@@ -28,6 +28,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is missing, damaged, or not ours.
     """
+    if path.is_dir():
+        raise UserError(f"checkpoint {path} is a folder: give the file, such as checkpoints/best.ckpt of a run")
     if not path.is_file():
         raise UserError(f"no checkpoint {path}")
     try:
