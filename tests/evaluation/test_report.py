@@ -97,12 +97,14 @@ def test_one_file_and_its_figures(scored_model, tmp_path: Path) -> None:
         {"side": 1.0},
     ],
 )
+@pytest.mark.usefixtures("plain_figures")
 def test_whatever_was_scored(options: dict[str, Any], scored_model, tmp_path: Path) -> None:
     path = write_report(tmp_path / "run", [scored_model(**options)])
     check(path)
     assert "nan" not in re.sub(r"base64,[^\"]+", "", path.read_text()).lower().replace("nan(", "")
 
 
+@pytest.mark.usefixtures("plain_figures")
 def test_class_and_model_names_are_text(scored_model, tmp_path: Path) -> None:
     model = scored_model([EVIL, "a & b"], name=EVIL)
     path = write_report(tmp_path / "run", [model, model])
@@ -111,6 +113,7 @@ def test_class_and_model_names_are_text(scored_model, tmp_path: Path) -> None:
     assert page.data()["models"][0]["names"] == [EVIL, "a & b"]
 
 
+@pytest.mark.usefixtures("plain_figures")
 def test_several_models_share_their_photographs(scored_model, tmp_path: Path) -> None:
     path = write_report(tmp_path / "run", [scored_model(name="small"), scored_model(name="large")])
     page = check(path)
@@ -119,6 +122,7 @@ def test_several_models_share_their_photographs(scored_model, tmp_path: Path) ->
     assert {p.name for p in (tmp_path / "run" / "figures").iterdir()} == {"model_1", "model_2"}
 
 
+@pytest.mark.usefixtures("plain_figures")
 def test_an_unreadable_image_is_named(scored_model, tmp_path: Path) -> None:
     model = scored_model()
     model.index.path(0).write_bytes(b"not an image")
@@ -129,6 +133,7 @@ def test_an_unreadable_image_is_named(scored_model, tmp_path: Path) -> None:
     assert path.read_text().count("not readable") == 2
 
 
+@pytest.mark.usefixtures("plain_figures")
 def test_an_older_report_stays(scored_model, tmp_path: Path) -> None:
     first = write_report(tmp_path, [scored_model()])
     before = first.read_bytes()
@@ -138,6 +143,7 @@ def test_an_older_report_stays(scored_model, tmp_path: Path) -> None:
     assert write_report(tmp_path, [scored_model()]).name == "report_3.html"
 
 
+@pytest.mark.usefixtures("plain_figures")
 def test_whole_or_not_at_all(scored_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(path: Path) -> None:
         raise UserError(f"cannot write {path}: the disk is full")
@@ -148,6 +154,7 @@ def test_whole_or_not_at_all(scored_model, tmp_path: Path, monkeypatch: pytest.M
     assert list((tmp_path / "run").iterdir()) == []
 
 
+@pytest.mark.usefixtures("plain_figures")
 def test_a_folder_that_cannot_be_made(scored_model, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write a report to .*file"):

@@ -13,6 +13,8 @@ from yolo_lite.evaluation.report import write_report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (requirements-dev.txt)")
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -76,7 +78,7 @@ def test_curves_gallery_and_threshold(scored_model, tmp_path: Path, open_page: C
     assert "recall" in page.locator(".curves .tip").inner_text()
     page.locator(".curves .chart svg").press("ArrowRight")
     assert page.locator(".curves .tip").is_visible()
-    page.get_by_role("button", name="F1", exact=True).click()
+    page.locator(".kinds button[data-kind=f1]").click()
     before = page.locator(".threshold output").inner_text()
     page.locator(".threshold input").press("End")
     assert page.locator(".threshold output").inner_text() != before

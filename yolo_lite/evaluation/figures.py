@@ -210,7 +210,7 @@ def ap_per_class(analysis: Analysis) -> bytes:
     """AP of each class with its number of objects, the best first."""
     order = sorted(range(len(analysis.classes)), key=lambda c: analysis.classes[c].ap)
     classes = [analysis.classes[c] for c in order]
-    figure = new_figure(7, 1.4 + 0.24 * len(classes))
+    figure = new_figure(7, 1.6 + 0.24 * len(classes))
     axes = figure.add_subplot()
     names = [f"{label(scores.name)} ({scores.num_objects:,})" for scores in classes]
     places = np.arange(len(classes))
