@@ -46,8 +46,9 @@ def test_batches_are_collected_as_they_are(tmp_path: Path, make_coco) -> None:  
     assert np.array_equal(table.boxes_xyxy, torch.cat([d.boxes_xyxy for d in found]).numpy())
     assert np.array_equal(table.labels, torch.cat([d.labels for d in found]).numpy())
     assert metric.compute(index) == score_detections(table, index)
+    assert metric.gathered is not None and np.array_equal(metric.gathered.scores, table.scores)
     metric.reset()
-    assert len(metric.table()) == 0 == metric.compute(index).num_images
+    assert metric.gathered is None and len(metric.table()) == 0 == metric.compute(index).num_images
 
 
 def test_no_detections_score_zero(tmp_path: Path, make_coco) -> None:  # type: ignore[no-untyped-def]
@@ -88,6 +89,7 @@ def test_scoring_keeps_what_prediction_hides(tmp_path: Path) -> None:
     silent_trainer(accelerator="cpu").validate(module, datamodule=data, verbose=False)
     assert module.scores is not None
     assert module.scores.numbers["map_50_95"] == pytest.approx(1.0)
+    assert module.detections is not None and module.detections.scores.tolist() == pytest.approx([0.05] * 3)
     maps = unsure_maps(torch.zeros(1, 3, 64, 64))
     assert [len(d) for d in detect(maps, (8, 16, 32), 16, PREDICT_SCORE, PREDICT_IOU, MAX_DETECTIONS)] == [0]
     assert (EVAL_SCORE, EVAL_IOU, MAX_DETECTIONS, PREDICT_SCORE) == (0.001, 0.7, 300, 0.25)

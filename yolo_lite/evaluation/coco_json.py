@@ -14,7 +14,7 @@ from yolo_lite.utils.files import replacing
 CHUNK = 10_000
 
 
-def write_coco_results(path: Path, table: DetectionTable, index: DetectionIndex) -> None:
+def write_detections(path: Path, table: DetectionTable, index: DetectionIndex) -> None:
     """Write all detections, whole or not at all: the ids of images and categories are those of the annotation file.
 
     Numbers are written in full, so that whoever scores the file gets what was scored here.

@@ -23,14 +23,19 @@ log = logging.getLogger(__name__)
 
 
 class CocoMetric:
-    """Collects the detections of an epoch on this process."""
+    """Collects the detections of an epoch on this process.
+
+    Attributes:
+        gathered: on rank 0 after `compute`, what was scored: the detections of all processes.
+    """
 
     def __init__(self) -> None:
         self._tables: list[DetectionTable] = []
+        self.gathered: DetectionTable | None = None
 
     def reset(self) -> None:
         """Forget everything."""
-        self._tables = []
+        self._tables, self.gathered = [], None
 
     def update(self, image_ids: Tensor, detections: list[Detections]) -> None:
         """Add the detections of some images, boxes in pixels of the original image."""
@@ -67,6 +72,7 @@ class CocoMetric:
             table = tables[0]
             for other in tables[1:]:
                 table = DetectionTable.concatenate([table, other.without(table.seen)])
+            self.gathered = table
             if world_size() == 1:
                 return score_detections(table, index)
             try:

@@ -19,6 +19,7 @@ import yolo_lite
 from yolo_lite.data.index import DetectionIndex
 from yolo_lite.data.types import Batch
 from yolo_lite.evaluation.coco_scores import CocoScores
+from yolo_lite.evaluation.detections import DetectionTable
 from yolo_lite.losses.detection import DetectionLoss
 from yolo_lite.models.afpn import NeckInit
 from yolo_lite.models.backbone import Block, Downsample
@@ -129,6 +130,7 @@ class DetectionModule(L.LightningModule):
         self.loss = DetectionLoss(self.model.strides, self.reg_max, box_gain, class_gain, dfl_gain, assign_top_k)
         self.metric = CocoMetric()
         self.scores: CocoScores | None = None
+        self.detections: DetectionTable | None = None  # on rank 0, what was scored last
         self.report: StepReport | None = None  # of the latest training step
         self.gradient_norm: HostCopy | None = None  # of the latest optimiser step, before clipping
         self.stop_requested = False  # by a signal to this process; the next step tells the others
@@ -184,6 +186,7 @@ class DetectionModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self.scores = self.metric.compute(self.ground_truth())
+        self.detections = self.metric.gathered
         self.metric.reset()
         values = {f"val/{name}": value for name, value in self.scores.numbers.items()}
         values |= {f"val/ap/{name}": value for name, value in self.scores.per_class.items()}
