@@ -101,7 +101,7 @@ def draw_curves(axes: Axes, analysis: Analysis, x: np.ndarray, y: np.ndarray, ma
             axes.plot(x, unknown_as_gap(y[1 + c]), color=colour, linestyle=dash, linewidth=1.4, label=text)
     axes.plot(x, unknown_as_gap(y[0]), color="black", linewidth=2.4, label=main)
     legend = axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8)
-    legend.set_title("" if are_few else "AP 0.50:0.95, the weakest")
+    legend.set_title("AP 0.50:0.95" if are_few else "AP 0.50:0.95, the weakest")
     legend.get_title().set_fontsize(8)
 
 

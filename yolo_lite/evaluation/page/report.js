@@ -58,9 +58,9 @@ class Curves {
       return button;
     });
     const tools = this.root.querySelector(".legend-tools");
-    tools.hidden = this.names.length < 3;
+    for (const button of tools.querySelectorAll("button")) button.hidden = this.names.length < 3;
     tools.querySelector('[data-show="weakest"]').hidden = this.names.length - 1 <= NUM_WEAKEST;
-    for (const button of tools.children) {
+    for (const button of tools.querySelectorAll("button")) {
       button.addEventListener("click", () => {
         this.showRows(button.dataset.show);
         this.draw();
@@ -115,11 +115,14 @@ class Curves {
 
   // Beside the names: values under the pointer, or AP.
   values(i) {
-    const rows = this.model[KINDS[this.kind].y];
-    this.items?.forEach((item, row) => {
-      const ap = row === 0 ? "" : number(this.model.ap[row - 1]);
-      item.querySelector(".value").textContent = i === null ? ap : number(rows[row][i]);
-      item.title = i === null && row > 0 ? "AP 50:95" : "";
+    if (!this.items) return;
+    const { x, y, xLabel, yLabel } = KINDS[this.kind];
+    const isOne = this.names.length === 1;
+    const head = i === null ? "AP 50:95" : `${yLabel} at ${xLabel} ${number(this.model[x][i])}`;
+    this.root.querySelector(".legend-head").textContent = head;
+    this.items.forEach((item, row) => {
+      const ap = row > 0 || isOne ? number(this.model.ap[isOne ? 0 : row - 1]) : "";
+      item.querySelector(".value").textContent = i === null ? ap : number(this.model[y][row][i]);
     });
   }
 }
