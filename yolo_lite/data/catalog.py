@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from yolo_lite.data.coco import read_coco, visible_boxes
 from yolo_lite.data.image_check import BadImages, ImageCheck, check_images
 from yolo_lite.data.index import DetectionIndex, read_header
 from yolo_lite.data.index_cache import open_or_make, saved_index_folder
-from yolo_lite.data.layouts import Split, SplitSource, find_split, pick_image_dir
+from yolo_lite.data.layouts import MissingSplitError, Split, SplitSource, find_split, pick_image_dir
 from yolo_lite.data.voc import read_voc
 from yolo_lite.data.yolo_txt import read_yolo
 from yolo_lite.utils.errors import UserError
@@ -47,6 +48,24 @@ def open_split(
     if source.format == "voc":
         return drop_bad_images(read_voc(source.annotations, source.image_dirs[0]), max_bad_images)[0]
     return open_coco(source, max_bad_images, index_cache)
+
+
+def open_splits(root: Path, splits: Sequence[Split], max_bad_images: float) -> dict[Split, DetectionIndex]:
+    """Those of the splits that there are, see `open_split`.
+
+    Raises:
+        UserError: there is none of them, or one cannot be used.
+    """
+    indexes: dict[Split, DetectionIndex] = {}
+    missing: MissingSplitError | None = None
+    for split in splits:
+        try:
+            indexes[split] = open_split(root, split, max_bad_images=max_bad_images)
+        except MissingSplitError as error:
+            missing = missing or error
+    if missing is not None and not indexes:
+        raise missing
+    return indexes
 
 
 def read_split(source: SplitSource, split: Split) -> DetectionIndex:

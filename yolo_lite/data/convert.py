@@ -17,9 +17,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jsonargparse import ArgumentParser
 
-from yolo_lite.data.catalog import open_split
+from yolo_lite.data.catalog import open_splits
 from yolo_lite.data.index import DetectionIndex
-from yolo_lite.data.layouts import MissingSplitError, Split
+from yolo_lite.data.layouts import Split
 from yolo_lite.utils.console import run_command
 from yolo_lite.utils.errors import UserError
 
@@ -64,15 +64,7 @@ def convert(root: Path, out: Path, images: Images = "reference", max_bad_images:
     """
     if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} exists already; choose another --out or remove it")
-    indexes: dict[Split, DetectionIndex] = {}
-    missing: MissingSplitError | None = None
-    for split in get_args(Split):
-        try:
-            indexes[split] = open_split(root, split, max_bad_images=max_bad_images)
-        except MissingSplitError as error:
-            missing = missing or error
-    if missing is not None and not indexes:
-        raise missing
+    indexes = open_splits(root, get_args(Split), max_bad_images)
     target = Path(os.path.abspath(out))
     scratch = target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:

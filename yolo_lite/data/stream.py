@@ -24,10 +24,10 @@ import cv2
 import numpy as np
 from jsonargparse import ArgumentParser
 
-from yolo_lite.data.catalog import check_same_classes, open_split
+from yolo_lite.data.catalog import check_same_classes, open_splits
 from yolo_lite.data.images import decode_file, read_file, resize_image, resized_shape
 from yolo_lite.data.index import DetectionIndex, save_array
-from yolo_lite.data.layouts import STREAM_FILE, MissingSplitError, Split
+from yolo_lite.data.layouts import STREAM_FILE, Split
 from yolo_lite.data.stream_store import DETECTIONS, FORMAT, PLACES, as_url, is_taken, require_litdata
 from yolo_lite.utils.console import run_command
 from yolo_lite.utils.errors import UserError
@@ -145,15 +145,7 @@ def convert(
     """
     require_litdata()
     target = Target(out)
-    indexes: dict[Split, DetectionIndex] = {}
-    missing: MissingSplitError | None = None
-    for split in splits:
-        try:
-            indexes[split] = open_split(root, split, max_bad_images=max_bad_images)
-        except MissingSplitError as error:
-            missing = missing or error
-    if missing is not None and not indexes:
-        raise missing
+    indexes = open_splits(root, splits, max_bad_images)
     first = next(iter(indexes.values()))
     for index in indexes.values():
         check_same_classes(first, index)
