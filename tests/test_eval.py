@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from pycocotools.cocoeval import COCOeval
 
 import eval as eval_script
 import train as train_script
+from yolo_lite.data.catalog import open_split
 from yolo_lite.evaluation.run import format_gain
 
 FAST = [
@@ -62,9 +64,19 @@ def test_numbers_detections_and_report_agree(models: tuple[Path, list[Path]], tm
 
 
 def test_several_models_side_by_side(
-    models: tuple[Path, list[Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    models: tuple[Path, list[Path]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     root, checkpoints = models
+    opened: list[str] = []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        opened.append(arguments[1])
+        return open_split(*arguments, **options)
+
+    monkeypatch.setattr("yolo_lite.data.datamodule.open_split", counted)
     target = tmp_path / "both.json"
     arguments = [part for path in checkpoints for part in ("--checkpoint", str(path))]
     assert eval_script.main([*arguments, "--data.root", str(root), "--json", str(target), *LIGHT]) == 0
@@ -74,6 +86,7 @@ def test_several_models_side_by_side(
     shown = capsys.readouterr().out
     assert shown.count("first") > 1
     assert shown.count("map_50_95") == 1
+    assert opened == ["val"]  # annotations are read once for all models
 
 
 def test_raw_weights_are_scored_on_request(models: tuple[Path, list[Path]], tmp_path: Path) -> None:

@@ -155,6 +155,10 @@ class DetectionDataModule(L.LightningDataModule):
                 self._indexes[split] = open_split(root, split, *source, self.max_bad_images, self.index_cache)
         return self._indexes[split]
 
+    def share(self, other: DetectionDataModule) -> None:
+        """Use what another data module of the same files has opened, and let it use what is opened here."""
+        self._indexes, self._stream, self._is_located = other._indexes, other.stream, True
+
     @property
     def stream(self) -> Stream | None:
         """The streamed data set; None: the data is in a folder. Looked for at first use."""

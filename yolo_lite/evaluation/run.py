@@ -25,6 +25,7 @@ from yolo_lite.evaluation.coco_scores import format_score
 from yolo_lite.evaluation.detections import DetectionTable
 from yolo_lite.evaluation.report import ScoredModel, write_report
 from yolo_lite.evaluation.stage_times import StageTimes
+from yolo_lite.evaluation.styles import ERROR_STYLES
 from yolo_lite.training.ema import RAW_WEIGHTS
 from yolo_lite.training.module import DetectionModule
 from yolo_lite.training.stopping import explaining
@@ -119,8 +120,6 @@ def evaluate(args: list[str]) -> None:
     parser = build_parser()
     config = parser.parse_args(args)
     paths = [Path(text) for text in config.checkpoint]
-    for path in paths:
-        read_checkpoint(path)
     if config.save_json and len(paths) > 1:
         raise UserError("--save-json holds the detections of one model: give one --checkpoint")
     numbers_file, detections_file = check_target("--json", config.json), check_target("--save-json", config.save_json)
@@ -129,7 +128,9 @@ def evaluate(args: list[str]) -> None:
     if config.report != NO_REPORT:
         folder = Path(config.report) if config.report else report_folder(paths, config.split)
         check_folder("a report", folder)
-    prepared = [prepare(config, path) for path in paths]  # whatever does not fit is said before anything is scored
+    prepared: list[tuple[DetectionModule, DetectionDataModule]] = []
+    for path in paths:  # whatever does not fit is said before anything is scored
+        prepared.append(prepare(config, path, prepared[0][1] if prepared else None))
     results = []
     for path, name, (module, data) in zip(paths, names, prepared, strict=True):
         scored = score(parser, config, module, data, path, name)
@@ -169,8 +170,10 @@ def report_folder(paths: list[Path], split: str) -> Path:
     return (run.path if run is not None else paths[0].parent) / "evaluation" / split
 
 
-def prepare(config: Namespace, path: Path) -> tuple[DetectionModule, DetectionDataModule]:
-    """A model and the data for it.
+def prepare(
+    config: Namespace, path: Path, opened: DetectionDataModule | None
+) -> tuple[DetectionModule, DetectionDataModule]:
+    """A model and the data for it; the annotations are those of `opened`, if they have been read for another model.
 
     Raises:
         UserError: they do not fit.
@@ -180,6 +183,8 @@ def prepare(config: Namespace, path: Path) -> tuple[DetectionModule, DetectionDa
     settings["image_size"] = settings["image_size"] or module.image_size
     data = DetectionDataModule(**settings)
     data.eval_split = config.split
+    if opened is not None:
+        data.share(opened)
     check_classes(module.class_names, data.eval_index.class_names)
     return module, data
 
@@ -231,11 +236,11 @@ def load_module(path: Path, weights: str) -> DetectionModule:
     """A trained module with the weights that are asked for.
 
     Raises:
-        UserError: the checkpoint has no others than the averaged ones.
+        UserError: it cannot be read, or has no others than the averaged ones.
     """
+    checkpoint = read_checkpoint(path)
     module = DetectionModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     if weights == "raw":
-        checkpoint = read_checkpoint(path)
         if RAW_WEIGHTS not in checkpoint:
             raise UserError(f"{path} holds one set of weights only: leave out --weights raw")
         module.load_state_dict(checkpoint[RAW_WEIGHTS])
@@ -280,7 +285,7 @@ def print_results(results: list[Scored], split: str) -> None:
     table.add_section()
     for key in results[0].analysis.errors.gains:
         cells = [f"{r.analysis.errors.counts[key]}  {format_gain(r.analysis.errors.gains[key])}" for r in results]
-        table.add_row(f"{key} errors, AP50 without them", *cells)
+        table.add_row(f"{ERROR_STYLES[key].title} errors, AP50 without them", *cells)
     table.add_section()
     table.add_row("parameters", *(f"{result.facts['parameters']:,}" for result in results))
     table.add_row("GFLOPs", *(f"{result.facts['gflops']:.2f}" for result in results))
