@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from yolo_lite.models.fuse import fuse_model
-from yolo_lite.models.yolo import YOLO, build_model
+from yolo_lite.models.yolo import YOLO, ModelSpec, build_model
 from yolo_lite.utils.console import run_command
 from yolo_lite.utils.errors import UserError
 from yolo_lite.utils.files import check_target, replacing
@@ -162,6 +163,18 @@ def summarise(model: YOLO, image_size: int, depth: int = STAGES, repeats: int = 
 
     names = [name for name, _ in model.named_children()]
     return Summary(part(""), {name: part(name) for name in names}, list_layers(model, image_size, depth, gflops))
+
+
+@lru_cache(maxsize=4)
+def costs_of(spec: ModelSpec, num_classes: int, image_size: int) -> Summary:
+    """Counted once a run, on a detector without weights: no convolution is computed for it."""
+    return summarise(build_apart(spec, num_classes, "meta"), image_size)
+
+
+def build_apart(spec: ModelSpec, num_classes: int, device: str) -> YOLO:
+    """A detector of the same structure; on "meta" without weights. The random numbers of the run stay as they are."""
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        return YOLO(spec, num_classes).eval()
 
 
 def format_shapes(shapes: list[tuple[int, ...]]) -> str:

@@ -17,12 +17,13 @@ from rich.table import Table
 
 from yolo_lite.cli import TrainCLI
 from yolo_lite.evaluation.coco_scores import format_score
+from yolo_lite.models.summary import costs_of
 from yolo_lite.training.checkpoints import BestCheckpoint
+from yolo_lite.training.loggers import tensorboards
 from yolo_lite.training.module import MODEL_PREFIX, DetectionModule
 from yolo_lite.training.stopping import explaining
 from yolo_lite.utils.checkpoints import transfer_weights
 from yolo_lite.utils.console import clock
-from yolo_lite.utils.profiling import count_gflops, count_parameters
 from yolo_lite.utils.runs import occupied
 from yolo_lite.utils.watchdog import follow_parent
 
@@ -62,13 +63,14 @@ def load_initial_weights(module: DetectionModule, checkpoint: dict[str, Any], pa
 def introduce(module: DetectionModule, trainer: L.Trainer, run_folder: str | None) -> None:
     """One line on the model, one on the run folder."""
     size, classes = module.image_size, len(module.class_names)
+    costs = costs_of(module.model.spec, classes, size).whole
     log.info(
         "%s, %d classes, %d px: %s parameters, %.2f GFLOPs, precision %s",
         module.hparams["variant"],
         classes,
         size,
-        f"{count_parameters(module.model):,}",
-        count_gflops(module.model, size),
+        f"{costs.parameters:,}",
+        costs.gflops,
         trainer.precision,
     )
     if run_folder is not None:
@@ -93,9 +95,10 @@ def report(cli: TrainCLI, run_folder: str | None, seconds: float) -> None:
     if best:
         command = ["python", "eval.py", "--checkpoint", best, *data_arguments(cli.config.data), "--split", "val"]
         console.print(f"next: {shlex.join(command)}", markup=False, highlight=False)
-    console.print(
-        f"      {shlex.join(['tensorboard', '--logdir', cli.config.runs_dir])}", markup=False, highlight=False
-    )
+    if tensorboards(trainer):
+        console.print(
+            f"      {shlex.join(['tensorboard', '--logdir', cli.config.runs_dir])}", markup=False, highlight=False
+        )
 
 
 def data_arguments(data: Namespace) -> list[str]:

@@ -13,10 +13,9 @@ import torch
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard.summary import hparams as hparams_summary
 
-from yolo_lite.models.summary import summarise, to_markdown
-from yolo_lite.models.yolo import YOLO, ModelSpec
+from yolo_lite.models.summary import build_apart, costs_of, to_markdown
+from yolo_lite.models.yolo import YOLO
 from yolo_lite.training.loggers import tensorboards
-from yolo_lite.utils.profiling import count_gflops, count_parameters
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +33,6 @@ COMPARED = (
 SHOWN_FIRST = ("data.batch_size", "data.image_size", "model.lr", "model.variant", "trainer.max_epochs")
 
 
-def build_apart(spec: ModelSpec, num_classes: int, device: str) -> YOLO:
-    """A detector of the same structure; on "meta" without weights. The random numbers of the run stay as they are."""
-    with torch.random.fork_rng(devices=[]), torch.device(device):
-        return YOLO(spec, num_classes).eval()
-
-
 class ModelPage(L.Callback):
     """Layers, parameters and GFLOPs as a text in TensorBoard, and the graph; of a copy without the run's weights."""
 
@@ -48,13 +41,13 @@ class ModelPage(L.Callback):
         if not writers:
             return
         module: Any = pl_module
-        model, size = build_apart(module.model.spec, module.model.num_classes, "meta"), module.image_size
-        summary = summarise(model, size)
-        title = f"{module.hparams['variant']}, {model.num_classes} classes, {size} px"
+        spec, classes, size = module.model.spec, module.model.num_classes, module.image_size
+        table = to_markdown(costs_of(spec, classes, size))
+        title = f"{module.hparams['variant']}, {classes} classes, {size} px"
         for writer in writers:
-            writer.add_text("model", f"**{title}**\n\n{to_markdown(summary)}", trainer.global_step)
+            writer.add_text("model", f"**{title}**\n\n{table}", trainer.global_step)
             try:
-                add_graph(writer, build_apart(model.spec, model.num_classes, "cpu"))
+                add_graph(writer, build_apart(spec, classes, "cpu"))
             except Exception as error:  # a picture of the model is not worth a run
                 log.warning("no model graph in TensorBoard: %s", str(error).partition("\n")[0])
 
@@ -81,8 +74,8 @@ class Comparison(L.Callback):
             return
         module: Any = pl_module
         settings = run_settings(trainer, module)
-        model = build_apart(module.model.spec, module.model.num_classes, "meta")
-        costs = {"parameters": count_parameters(model), "gflops": count_gflops(model, module.image_size)}
+        whole = costs_of(module.model.spec, module.model.num_classes, module.image_size).whole
+        costs = {"parameters": whole.parameters, "gflops": whole.gflops}
         boards = tensorboards(trainer)
         for logger in boards:
             columns, session, _ = hparams_summary(settings, dict.fromkeys(COMPARED, 0.0))
