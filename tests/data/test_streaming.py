@@ -6,6 +6,7 @@ import builtins
 import importlib.util
 import json
 import pickle
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -218,9 +219,13 @@ def test_train_and_score(
     for k, data in enumerate((converted, root)):
         arguments = ["--checkpoint", "runs/run/version_0/checkpoints/last.ckpt", "--data.root", str(data)]
         arguments += ["--data.num_workers", "0", "--trainer.accelerator", "cpu"]
-        assert evaluation.main([*arguments, "--json", f"{k}.json", "--report", "none"]) == 0
+        assert evaluation.main([*arguments, "--json", f"{k}.json", "--report", f"report{k}"]) == 0
         numbers.append(json.loads(Path(f"{k}.json").read_text()))
         del numbers[k]["data_root"], numbers[k]["milliseconds_per_image"]
+        page = Path(f"report{k}", "report.html").read_text()
+        numbers[k]["pictures"] = re.findall(r"data:image/jpeg;base64,[^\"]+", page)
+        assert numbers[k]["pictures"]
+        assert "not readable" not in page
     assert numbers[0] == numbers[1]
     assert "Traceback" not in capfd.readouterr().err
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from yolo_lite.data.findings import Example, Finding
+from yolo_lite.data.images import ImageFiles
 from yolo_lite.data.index import DetectionIndex
 from yolo_lite.data.statistics import SplitStatistics
 from yolo_lite.data.thumbnails import encode_jpeg, read_small
@@ -84,7 +85,7 @@ def picture(index: DetectionIndex, i: int, mark_xywh: tuple[float, ...] | None) 
     Raises:
         UserError: it cannot be decoded.
     """
-    small, scale = read_small(index.path(i), PICTURE_SIDE, may_grow=True)
+    small, scale = read_small(ImageFiles(index), i, PICTURE_SIDE, may_grow=True)
     height, width = small.shape[:2]
     rows = index.rows(i)
     boxes = index.boxes_xywh[rows] if mark_xywh is None else np.array([mark_xywh])

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 
-from yolo_lite.data.images import read_image, resize_image, resized_shape
+from yolo_lite.data.images import ImageFiles, decode_file, resize_image, resized_shape
 
 JPEG_QUALITY = 80
 
 
-def read_small(path: Path, longest: int, may_grow: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def read_small(files: ImageFiles, i: int, longest: int, may_grow: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """An image (H, W, 3) uint8 RGB with its longer side `longest`, and the (4,) factors of xyxy pixels to its own.
 
     Args:
-        path: the file.
+        files: of the data set, in a folder or streamed.
+        i: which of them.
         longest: pixels.
         may_grow: enlarge smaller images to that size.
 
     Raises:
         UserError: it cannot be decoded.
     """
-    image = read_image(path)
+    image = decode_file(files.read(i), files.name(i))
     height, width = image.shape[:2]
     if may_grow or max(height, width) > longest:
         height, width = resized_shape(height, width, longest)

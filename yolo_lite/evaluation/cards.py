@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from yolo_lite.data.index import DetectionIndex
+from yolo_lite.data.images import ImageFiles
 from yolo_lite.evaluation.gallery import Mark, Picture, every_mark, read_photo
 from yolo_lite.evaluation.styles import ERROR_STYLES, cut, score_text
 from yolo_lite.utils.errors import UserError
@@ -20,13 +20,13 @@ class Photos:
     def __init__(self) -> None:
         self._html: dict[str, str] = {}
 
-    def add(self, index: DetectionIndex, picture: Picture) -> str:
+    def add(self, files: ImageFiles, picture: Picture) -> str:
         """The id of the photograph in the page."""
-        path = str(index.path(picture.position))
+        path = files.name(picture.position)
         if path not in self._html:
             size = f'width="{picture.width:.1f}" height="{picture.height:.1f}"'
             try:
-                photo = data_uri(read_photo(index, picture.position), "image/jpeg")
+                photo = data_uri(read_photo(files, picture.position), "image/jpeg")
                 body = f'<image {size} preserveAspectRatio="none" href="{photo}"/>'
             except UserError as error:
                 reason = str(error).removeprefix(f"cannot decode image {path}: ")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from yolo_lite.data.images import ImageFiles
 from yolo_lite.data.index import DetectionIndex
 from yolo_lite.data.thumbnails import encode_jpeg, read_small
 from yolo_lite.evaluation.analysis import ImageRecord
@@ -172,13 +173,13 @@ def fit(box_xywh: np.ndarray, canvas: tuple[float, float]) -> tuple[float, float
     return left, top, width, height
 
 
-def read_photo(index: DetectionIndex, position: int) -> bytes:
+def read_photo(files: ImageFiles, position: int) -> bytes:
     """The image as a small JPEG.
 
     Raises:
         UserError: it cannot be decoded.
     """
-    image, _ = read_small(index.path(position), PHOTO_SIDE)
+    image, _ = read_small(files, position, PHOTO_SIDE)
     return encode_jpeg(image, PHOTO_QUALITY)
 
 

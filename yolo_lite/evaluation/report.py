@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from yolo_lite.data.images import ImageFiles
 from yolo_lite.data.index import DetectionIndex, rename_new
 from yolo_lite.evaluation.analysis import Analysis
 from yolo_lite.evaluation.cards import Photos, card, error_legend, error_style, gallery_html
@@ -54,6 +55,7 @@ class ScoredModel:
         table: the detections that were scored.
         index: the ground truth.
         facts: what the numbers depend on, and what they cost: checkpoint, split, image size, speed.
+        images: the image files; None: in the index's folder.
     """
 
     name: str
@@ -61,6 +63,7 @@ class ScoredModel:
     table: DetectionTable
     index: DetectionIndex
     facts: dict[str, str] = field(default_factory=dict)
+    images: ImageFiles | None = None
 
 
 def write_report(folder: Path, models: list[ScoredModel]) -> Path:
@@ -178,7 +181,8 @@ def model_section(
     analysis, index, names = model.analysis, model.index, model.index.class_names
     chosen = choose_images(analysis.images, model.table, index, limit)
     pictures = [make_picture(record, model.table, index) for record in chosen]
-    cards = [card(picture, photos.add(index, picture), names, model.name) for picture in pictures]
+    images = model.images or ImageFiles(index)
+    cards = [card(picture, photos.add(images, picture), names, model.name) for picture in pictures]
     matrix = data_uri(figures["confusion"], "image/png")
     return Template((files("yolo_lite.evaluation") / "page" / "model.html").read_text(encoding="utf-8")).substitute(
         i=i,

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from yolo_lite.data.classes import check_classes
 from yolo_lite.data.datamodule import DetectionDataModule
+from yolo_lite.data.images import ImageFiles
 from yolo_lite.data.index import DetectionIndex
 from yolo_lite.evaluation.analysis import Analysis, analyse, to_json
 from yolo_lite.evaluation.coco_json import write_detections
@@ -95,6 +96,7 @@ class Scored:
         path: the checkpoint.
         name: short, to tell it from the others of this command.
         index: the ground truth.
+        images: the files that were scored.
         table: the detections.
         analysis: what was found out about them.
         facts: what the numbers depend on besides, and what the model costs.
@@ -104,6 +106,7 @@ class Scored:
     path: Path
     name: str
     index: DetectionIndex
+    images: ImageFiles
     table: DetectionTable
     analysis: Analysis
     facts: dict[str, Any]
@@ -144,7 +147,7 @@ def evaluate(args: list[str]) -> None:
         write_detections(detections_file, results[0].table, results[0].index)
     print_results(results, config.split)
     if folder is not None:
-        models = [ScoredModel(r.name, r.analysis, r.table, r.index, shown_facts(r)) for r in results]
+        models = [ScoredModel(r.name, r.analysis, r.table, r.index, shown_facts(r), r.images) for r in results]
         log.info("report: %s", write_report(folder, models))
 
 
@@ -229,7 +232,7 @@ def score(
     }
     index = data.eval_index
     analysis = analyse(detections, index, module.scores)
-    return Scored(path, name, index, detections, analysis, facts, times.milliseconds())
+    return Scored(path, name, index, data.files(config.split), detections, analysis, facts, times.milliseconds())
 
 
 def load_module(path: Path, weights: str) -> DetectionModule:
