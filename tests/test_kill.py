@@ -17,7 +17,6 @@ import torch
 import train as train_script
 from yolo_lite.utils.checkpoints import read_checkpoint
 
-KILLS = 20
 EPOCHS = 50
 
 
@@ -54,7 +53,8 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.timeout(600)
-def test_kill_at_random_moments(tmp_path: Path, make_coco: Any) -> None:
+@pytest.mark.parametrize("kills", [8, pytest.param(20, marks=pytest.mark.slow)])
+def test_kill_at_random_moments(kills: int, tmp_path: Path, make_coco: Any) -> None:
     root = make_coco(tmp_path / "data", num_train=4, num_val=1)
     settings = [
         "--data.root",
@@ -72,7 +72,7 @@ def test_kill_at_random_moments(tmp_path: Path, make_coco: Any) -> None:
     interrupted, straight = tmp_path / "interrupted", tmp_path / "straight"
     rng = random.Random(0)
     caught_saving, steps = 0, [0]
-    for kill in range(KILLS):
+    for kill in range(kills):
         pid = start([*settings, "--runs_dir", str(interrupted), "--ckpt_path", "last"], tmp_path / f"log{kill}")
         if kill % 2:
             time.sleep(rng.uniform(0.1, 3))
@@ -89,7 +89,7 @@ def test_kill_at_random_moments(tmp_path: Path, make_coco: Any) -> None:
         step = max((int(read_checkpoint(path)["global_step"]) for path in whole), default=0)  # never unreadable
         assert step >= steps[-1]
         steps.append(step)
-    assert caught_saving >= KILLS // 4
+    assert caught_saving >= kills // 4
     assert 0 < steps[-1] < EPOCHS
 
     for folder in (interrupted, straight):

@@ -73,7 +73,9 @@ def test_table_of_results(row: tuple[str, ...]) -> None:
     assert gflops == f"{count_gflops(model, numbers['image_size']):.2f}"
     log = (REPOSITORY / log_file).read_text()
     assert f"{parameters} parameters, {gflops} GFLOPs" in log
-    assert re.search(rf"epochs +│ 100 in {minutes}:", log)
+    hours, rest = divmod(int(minutes), 60)
+    duration = f"{hours}:{rest:02d}" if hours else str(rest)
+    assert re.search(rf"epochs +│ 100 in {duration}:", log)
 
 
 def test_there_are_results() -> None:

@@ -85,7 +85,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, make_coco) -> Path:  # type: 
     return make_coco(tmp_path_factory.mktemp("resume") / "data", num_train=22, num_val=3)  # type: ignore[no-any-return]
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one_process", "two_processes"])
+@pytest.fixture(scope="module")
 def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[int, Path]:
     """Number of processes, and the folder of a run that nobody stopped."""
     folder = tmp_path_factory.mktemp("straight")
@@ -95,10 +95,18 @@ def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 # Three optimiser steps an epoch: a kill between two epochs, a signal inside the third, one inside the fourth epoch,
-# which is without mosaic.
+# which is without mosaic. On two processes each takes 40 s.
 @pytest.mark.parametrize(
-    ("name", "when", "at", "code"),
-    [("SIGKILL", "epoch", 2, -9), ("SIGTERM", "step", 6, 143), ("SIGUSR1", "step", 9, 138)],
+    ("straight", "name", "when", "at", "code"),
+    [
+        (1, "SIGKILL", "epoch", 2, -9),
+        (1, "SIGTERM", "step", 6, 143),
+        (1, "SIGUSR1", "step", 9, 138),
+        pytest.param(2, "SIGKILL", "epoch", 2, -9, marks=pytest.mark.slow),
+        (2, "SIGTERM", "step", 6, 143),
+        pytest.param(2, "SIGUSR1", "step", 9, 138, marks=pytest.mark.slow),
+    ],
+    indirect=["straight"],
 )
 def test_stop_and_resume_equals_straight(
     straight: tuple[int, Path], tmp_path: Path, root: Path, name: str, when: str, at: int, code: int
