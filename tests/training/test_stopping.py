@@ -21,7 +21,7 @@ from yolo_lite.utils.files import replacing, temporary_path
 FAST = [
     *("--data.image_size", "64", "--data.batch_size", "4", "--data.num_workers", "0", "--data.cache", "none"),
     *("--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--model.variant", "yolov8n"),
-    *("--model.nominal_batch", "4"),
+    *("--model.nominal_batch", "4", "--trainer.logger", "false"),
 ]
 
 
