@@ -20,6 +20,7 @@ from yolo_lite.training.batch_size import AutoBatchSize
 from yolo_lite.training.callbacks import (
     EpochLine,
     EpochMeans,
+    LogInterval,
     Memory,
     NominalBatch,
     PositivesWatch,
@@ -28,7 +29,7 @@ from yolo_lite.training.callbacks import (
 )
 from yolo_lite.training.checkpoints import BestCheckpoint, LastCheckpoint, RandomStates
 from yolo_lite.training.ema import WeightEMA
-from yolo_lite.training.loggers import make_loggers
+from yolo_lite.training.loggers import check_packages, make_loggers
 from yolo_lite.training.metrics_file import MetricsFile
 from yolo_lite.training.module import DetectionModule
 from yolo_lite.training.pictures import PictureLogger
@@ -65,6 +66,7 @@ def trainer_defaults() -> dict[str, Any]:
         "callbacks": [
             AutoBatchSize(),
             NominalBatch(),
+            LogInterval(),
             StopSignals(),
             NonFiniteGuard(),
             EpochMeans(),
@@ -207,6 +209,7 @@ class TrainCLI(LightningCLI):
             callbacks.append(ProgressBar())
         if config.patience is not None:
             callbacks.append(EarlyStopping("val/map_50_95", patience=config.patience, mode="max"))
+        check_packages(self.loggers)
         folder = self.run_folder()
         first_step = self.resume.step if self.resume is not None and self.resume.folder is not None else 0
         loggers = make_loggers(self.loggers, Path(config.runs_dir), config.name, folder, first_step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from typing import Any
@@ -38,6 +39,15 @@ class NominalBatch(L.Callback):
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         images = datamodule.images_per_batch * trainer.world_size
         trainer.accumulate_grad_batches = max(1, round(pl_module.hparams["nominal_batch"] / images))
+
+
+class LogInterval(L.Callback):
+    """Log the losses of one step in an epoch at least, where an epoch has fewer steps than the trainer's interval."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        # Lightning's own name for the interval; it compares it with the steps done so far.
+        trainer.log_every_n_steps = max(1, min(trainer.log_every_n_steps, steps))  # type: ignore[attr-defined]
 
 
 class SameEverywhere(L.Callback):

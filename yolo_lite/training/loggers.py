@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,30 @@ from yolo_lite.utils.runs import METRICS_NAME, RunFolder
 PACKAGES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow", "CometLogger": "comet-ml", "NeptuneLogger": "neptune"}
 # The argument that names the run, by logger; Lightning calls every run the same where it is not given.
 NAME_ARGUMENTS = {"WandbLogger": "name", "MLFlowLogger": "run_name", "CometLogger": "name"}
+
+
+def logger_specs(given: Any) -> list[Any]:
+    """The loggers that the configuration names; none for TensorBoard, which is the default, and for no logger."""
+    if given is None or isinstance(given, bool):
+        return []
+    return given if isinstance(given, list) else [given]
+
+
+def check_packages(given: Any) -> None:
+    """Say what is missing before a run folder is made.
+
+    Raises:
+        UserError: the package of a logger is not installed.
+    """
+    for spec in logger_specs(given):
+        kind = "" if isinstance(spec, Logger) else spec["class_path"].rpartition(".")[2]
+        package = PACKAGES.get(kind)
+        if package is not None and importlib.util.find_spec(package.replace("-", "_")) is None:
+            raise missing_package(kind, package)
+
+
+def missing_package(kind: str, package: str) -> UserError:
+    return UserError(f"trainer.logger: {kind} needs a package that is not there: pip install {package}")
 
 
 def make_loggers(given: Any, runs_dir: Path, name: str, folder: RunFolder | None, first_step: int) -> list[Logger]:
@@ -37,9 +62,8 @@ def make_loggers(given: Any, runs_dir: Path, name: str, folder: RunFolder | None
     root, name = (folder.root, folder.name) if folder is not None else (runs_dir, name)
     if given is None or given is True:
         given = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": {"save_dir": str(root)}}
-    specs = given if isinstance(given, list) else [given]
     loggers = []
-    for spec in specs:
+    for spec in logger_specs(given):
         if isinstance(spec, Logger):
             loggers.append(spec)
             continue
@@ -94,8 +118,13 @@ def build(class_path: str, arguments: dict[str, Any]) -> Logger:
         package = PACKAGES.get(kind) or error.name
         if package is None:
             raise UserError(f"trainer.logger: {kind}: {error}") from error
-        raise UserError(f"trainer.logger: {kind} needs a package that is not there: pip install {package}") from error
+        raise missing_package(kind, package) from error
     return logger
+
+
+def last_step(trainer: L.Trainer) -> int:
+    """The step that was done last, counted from 0, under which Lightning logs the scores of a validation."""
+    return max(0, trainer.global_step - 1)
 
 
 def tensorboards(trainer: L.Trainer) -> list[TensorBoardLogger]:
@@ -113,9 +142,8 @@ def has_picture_loggers(trainer: L.Trainer) -> bool:
     return any(map(takes_pictures, trainer.loggers))
 
 
-def log_picture(trainer: L.Trainer, tag: str, picture: np.ndarray) -> None:
+def log_picture(trainer: L.Trainer, tag: str, picture: np.ndarray, step: int) -> None:
     """Show a (H, W, 3) uint8 RGB picture in every logger that can; on the main process only."""
-    step = trainer.global_step
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(tag, picture, step, dataformats="HWC")

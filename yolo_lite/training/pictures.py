@@ -11,7 +11,7 @@ import numpy as np
 
 from yolo_lite.data.types import Batch
 from yolo_lite.ops.postprocess import PREDICT_SCORE, Detections
-from yolo_lite.training.loggers import has_picture_loggers, log_picture
+from yolo_lite.training.loggers import has_picture_loggers, last_step, log_picture
 from yolo_lite.utils.distributed import gather_on_main
 from yolo_lite.utils.errors import UserError
 
@@ -140,7 +140,7 @@ class PictureLogger(L.Callback):
         if is_due(trainer, self.every_n_epochs):
             names: list[str] = pl_module.class_names  # type: ignore[assignment]
             pictures = [draw_truth(batch, i, names) for i in range(min(self.num_images, len(batch)))]
-            log_picture(trainer, "train/batch", grid(pictures))
+            log_picture(trainer, "train/batch", grid(pictures), trainer.global_step)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._shown = []
@@ -191,7 +191,7 @@ class PictureLogger(L.Callback):
         names: list[str] = pl_module.class_names  # type: ignore[assignment]
         pictures = [shown[rank].draw(names) for rank in sorted(shown)[: self.num_images]]
         if pictures:
-            log_picture(trainer, "val/truth_above_prediction", grid(pictures))
+            log_picture(trainer, "val/truth_above_prediction", grid(pictures), last_step(trainer))
 
 
 def is_due(trainer: L.Trainer, every_n_epochs: int) -> bool:

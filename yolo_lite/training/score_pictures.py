@@ -14,7 +14,7 @@ import numpy as np
 from yolo_lite.evaluation.analysis import analyse
 from yolo_lite.evaluation.curves import Curves
 from yolo_lite.evaluation.figures import confusion, precision_recall
-from yolo_lite.training.loggers import has_picture_loggers, log_picture, tensorboards
+from yolo_lite.training.loggers import has_picture_loggers, last_step, log_picture, tensorboards
 from yolo_lite.training.pictures import is_due
 from yolo_lite.utils.errors import UserError
 
@@ -58,9 +58,9 @@ class ScorePictures(L.Callback):
         names = [scores.name for scores in analysis.classes]
         for logger in tensorboards(trainer):
             for row, tag in curve_rows(analysis.curves, names, self.max_classes):
-                add_curve(logger.experiment, tag, analysis.curves, row, trainer.global_step)
-        log_picture(trainer, "val/precision_recall", decode(precision_recall(analysis)))
-        log_picture(trainer, "val/confusion", decode(confusion(analysis)))
+                add_curve(logger.experiment, tag, analysis.curves, row, last_step(trainer))
+        log_picture(trainer, "val/precision_recall", decode(precision_recall(analysis)), last_step(trainer))
+        log_picture(trainer, "val/confusion", decode(confusion(analysis)), last_step(trainer))
 
 
 def curve_rows(curves: Curves, names: list[str], max_classes: int) -> list[tuple[int, str]]:

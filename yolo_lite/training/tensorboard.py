@@ -15,7 +15,7 @@ from torch.utils.tensorboard.summary import hparams as hparams_summary
 
 from yolo_lite.models.summary import build_apart, costs_of, to_markdown
 from yolo_lite.models.yolo import YOLO
-from yolo_lite.training.loggers import tensorboards
+from yolo_lite.training.loggers import last_step, tensorboards
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class Comparison(L.Callback):
         best = {f"best/{name}": value for name, value in self._best.items() if value >= 0}
         if best and trainer.is_global_zero:
             for logger in trainer.loggers:
-                logger.log_metrics(best, trainer.global_step)
+                logger.log_metrics(best, last_step(trainer))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
