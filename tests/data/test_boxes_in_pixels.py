@@ -12,7 +12,7 @@ import pytest
 from yolo_lite.data.augment import AugmentConfig
 from yolo_lite.data.catalog import open_split
 from yolo_lite.data.dataset import EvalDataset, ImageSource, TrainDataset
-from yolo_lite.data.transforms import letterbox
+from yolo_lite.data.letterbox import letterbox
 from yolo_lite.data.types import SampleKey
 from yolo_lite.utils.errors import UserError
 

@@ -16,7 +16,7 @@ from yolo_lite.data.cache import DiskCache, ImageCache, memory_cache, memory_roo
 from yolo_lite.data.geometry import Drawn
 from yolo_lite.data.images import ImageFiles, decode_file, resize_image, resized_shape
 from yolo_lite.data.index import DetectionIndex
-from yolo_lite.data.transforms import letterbox
+from yolo_lite.data.letterbox import letterbox
 from yolo_lite.data.types import Letterbox, Sample, SampleKey
 from yolo_lite.utils.errors import UserError
 from yolo_lite.utils.progress import LongJob

@@ -1,4 +1,4 @@
-"""Changes of one image: colours, losses of quality, letterbox.
+"""Changes of one image: colours, losses of quality.
 
 Boxes are (N, 4) float32 xyxy in pixels; a pixel's centre lies at +0.5.
 """
@@ -20,8 +20,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the netwo
 
 import albumentations as A
 
-from yolo_lite.data.geometry import FILL, MIN_SIDE, MIN_VISIBLE_AREA
-from yolo_lite.data.types import Letterbox
+from yolo_lite.data.geometry import MIN_SIDE, MIN_VISIBLE_AREA
 from yolo_lite.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -233,21 +232,3 @@ def turned_hue(share: float) -> np.ndarray:
     return np.array(
         [[same, side - twist, side + twist], [side + twist, same, side - twist], [side - twist, side + twist, same]]
     )
-
-
-def letterbox(
-    image: np.ndarray, size: int | np.ndarray, original_size: tuple[int, int]
-) -> tuple[np.ndarray, Letterbox]:
-    """Centre an image on grey.
-
-    Args:
-        image: (h, w, 3) uint8, not larger than the output.
-        size: side of the square output, or its height and width, pixels.
-        original_size: (height, width) before the image was resized.
-    """
-    out_height, out_width = (int(side) for side in np.broadcast_to(size, 2))
-    height, width = image.shape[:2]
-    top, left = (out_height - height) // 2, (out_width - width) // 2
-    canvas = np.full((out_height, out_width, 3), FILL, dtype=np.uint8)
-    canvas[top : top + height, left : left + width] = image
-    return canvas, Letterbox(width / original_size[1], height / original_size[0], left, top)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from yolo_lite.ops.anchors import ltrb_to_xyxy, make_anchors
+from yolo_lite.ops.boxes import clip_boxes
 from yolo_lite.ops.dfl import expected_distance
 
 # Evaluation keeps nearly everything, since mAP integrates over all thresholds; prediction shows what is likely true.
@@ -142,3 +143,12 @@ def detect(
         select_detections(boxes, score, score_threshold, iou_threshold, max_detections, multi_label)
         for boxes, score in zip(decoded.boxes_xyxy, scores, strict=True)
     ]
+
+
+def to_original(detections: Detections, letterbox: Tensor, original_size: list[int]) -> Detections:
+    """From input pixels to pixels of the original image, clipped to it."""
+    scale_x, scale_y, pad_x, pad_y = letterbox.tolist()
+    offset = detections.boxes_xyxy.new_tensor([pad_x, pad_y, pad_x, pad_y])
+    scale = detections.boxes_xyxy.new_tensor([scale_x, scale_y, scale_x, scale_y])
+    boxes = clip_boxes((detections.boxes_xyxy - offset) / scale, *original_size)
+    return Detections(boxes, detections.scores, detections.labels)

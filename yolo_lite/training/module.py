@@ -26,8 +26,7 @@ from yolo_lite.losses.detection import DetectionLoss
 from yolo_lite.models.afpn import NeckInit
 from yolo_lite.models.backbone import Block, Downsample
 from yolo_lite.models.yolo import Levels, Neck, build_model
-from yolo_lite.ops.boxes import clip_boxes
-from yolo_lite.ops.postprocess import EVAL_IOU, EVAL_SCORE, MAX_DETECTIONS, Detections, detect
+from yolo_lite.ops.postprocess import EVAL_IOU, EVAL_SCORE, MAX_DETECTIONS, Detections, detect, to_original
 from yolo_lite.training.metrics import CocoMetric
 from yolo_lite.training.optim import (
     OptimizerName,
@@ -262,12 +261,3 @@ class DetectionModule(L.LightningModule):
 def unmeasured(stage: str) -> AbstractContextManager[None]:
     """Of a stage whose time nobody wants to know."""
     return nullcontext()
-
-
-def to_original(detections: Detections, letterbox: Tensor, original_size: list[int]) -> Detections:
-    """From input pixels to pixels of the original image, clipped to it."""
-    scale_x, scale_y, pad_x, pad_y = letterbox.tolist()
-    offset = detections.boxes_xyxy.new_tensor([pad_x, pad_y, pad_x, pad_y])
-    scale = detections.boxes_xyxy.new_tensor([scale_x, scale_y, scale_x, scale_y])
-    boxes = clip_boxes((detections.boxes_xyxy - offset) / scale, *original_size)
-    return Detections(boxes, detections.scores, detections.labels)
