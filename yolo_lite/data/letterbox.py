@@ -24,3 +24,9 @@ def letterbox(
     canvas = np.full((out_height, out_width, 3), FILL, dtype=np.uint8)
     canvas[top : top + height, left : left + width] = image
     return canvas, Letterbox(width / original_size[1], height / original_size[0], left, top)
+
+
+def fitting_shape(height: int, width: int, room: tuple[int, int]) -> tuple[int, int]:
+    """Shape of an image of `height` x `width` at the size that just fits into `room` (height, width), pixels."""
+    ratio = min(room[0] / height, room[1] / width)
+    return max(1, min(room[0], round(height * ratio))), max(1, min(room[1], round(width * ratio)))

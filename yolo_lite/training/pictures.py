@@ -13,13 +13,12 @@ from yolo_lite.data.types import Batch
 from yolo_lite.ops.postprocess import PREDICT_SCORE, Detections
 from yolo_lite.training.loggers import has_picture_loggers, last_step, log_picture
 from yolo_lite.utils.distributed import gather_on_main
+from yolo_lite.utils.drawing import draw_detections
 from yolo_lite.utils.errors import UserError
 
 # Longer side of a drawn image, pixels: smaller ones are enlarged, for names would cover them; larger ones would make
 # event files of hundreds of megabytes.
 SMALLEST, LARGEST = 320, 480
-# Distinct on photographs, readable for the colour-blind (Okabe and Ito), in RGB.
-PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 GAP = 4  # pixels between the pictures of a grid
 
 
@@ -31,17 +30,8 @@ def draw_boxes(
     scale = min(max(longest, SMALLEST), LARGEST) / longest
     size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    canvas = cv2.resize(image, size, interpolation=interpolation) if scale != 1 else image.copy()
-    for i, (box, label) in enumerate(
-        zip((boxes_xyxy * scale).round().astype(int).tolist(), labels.tolist(), strict=True)
-    ):
-        colour = PALETTE[label % len(PALETTE)]
-        cv2.rectangle(canvas, tuple(box[:2]), tuple(box[2:]), colour, 1, cv2.LINE_AA)
-        text = names[label] if scores is None else f"{names[label]} {scores[i]:.2f}"
-        origin = (box[0] + 1, max(9, box[1] - 3))
-        cv2.putText(canvas, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.35, (0, 0, 0), 2, cv2.LINE_AA)
-        cv2.putText(canvas, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.35, colour, 1, cv2.LINE_AA)
-    return np.asarray(canvas)
+    canvas = cv2.resize(image, size, interpolation=interpolation) if scale != 1 else image
+    return draw_detections(canvas, boxes_xyxy * scale, labels, names, scores)
 
 
 def image_of(batch: Batch, i: int) -> np.ndarray:
@@ -57,7 +47,7 @@ def draw_truth(batch: Batch, i: int, names: list[str]) -> np.ndarray:
     return draw_boxes(image_of(batch, i), boxes, labels, names)
 
 
-def draw_detections(batch: Batch, i: int, found: Detections, names: list[str]) -> np.ndarray:
+def draw_found(batch: Batch, i: int, found: Detections, names: list[str]) -> np.ndarray:
     """Image i of a batch with what was found at the prediction threshold."""
     placed = batch.letterboxes[i].numpy()
     keep = (found.scores > PREDICT_SCORE).cpu().numpy()
@@ -95,7 +85,7 @@ class Shown:
 
     def draw(self, names: list[str]) -> np.ndarray:
         """Ground truth above prediction."""
-        pair = (draw_truth(self.batch, 0, names), draw_detections(self.batch, 0, self.found, names))
+        pair = (draw_truth(self.batch, 0, names), draw_found(self.batch, 0, self.found, names))
         return np.vstack(pair)
 
 

@@ -1,0 +1,145 @@
+"""From a file to a model that runs: checkpoints of train.py, and whatever `python -m yolo_lite.export` writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from yolo_lite.deploy.model_info import KEY, ModelInfo
+from yolo_lite.deploy.runtimes import (
+    ExportedRuntime,
+    OnnxRuntime,
+    OpenVinoRuntime,
+    Runtime,
+    ScriptRuntime,
+    TorchRuntime,
+    needed,
+    unreadable,
+)
+from yolo_lite.models.yolo import YOLO, ModelSpec, build_model
+from yolo_lite.utils.checkpoints import read_checkpoint
+from yolo_lite.utils.errors import UserError
+
+# Where the network is in a checkpoint's state dict.
+MODEL_PREFIX = "model."
+READABLE = (".ckpt", ".safetensors", ".onnx", ".xml (OpenVINO)", ".torchscript", ".pt2")
+
+
+def load_weights(path: Path) -> tuple[YOLO, ModelInfo]:
+    """The detector in a checkpoint or in a .safetensors file, on the CPU. Nothing in the file can run code.
+
+    Raises:
+        UserError: it is missing, damaged, or not ours.
+    """
+    return read_safetensors(path) if path.suffix == ".safetensors" else from_checkpoint(read_checkpoint(path), path)
+
+
+def from_checkpoint(checkpoint: dict[str, Any], path: Path) -> tuple[YOLO, ModelInfo]:
+    """The detector with a checkpoint's averaged weights.
+
+    Raises:
+        UserError: its weights do not fit its settings.
+    """
+    settings = checkpoint["hyper_parameters"]
+    names = list(checkpoint["yolo_lite"]["class_names"])
+    parts = {field.name: settings.get(field.name) for field in fields(ModelSpec)}
+    model = build_model(settings["variant"], len(names), **parts)
+    prefix = MODEL_PREFIX
+    state = {name.removeprefix(prefix): x for name, x in checkpoint["state_dict"].items() if name.startswith(prefix)}
+    load_state(model, state, path)
+    return model, ModelInfo.of(model, settings["variant"], names, settings["image_size"])
+
+
+def read_safetensors(path: Path) -> tuple[YOLO, ModelInfo]:
+    """The detector in a file that `export --format safetensors` wrote.
+
+    Raises:
+        UserError: it is missing, damaged, or not ours.
+    """
+    check_file(path)
+    safetensors = needed("safetensors", path)
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+    except Exception as error:  # of a type of its own
+        raise unreadable(path, "safetensors file", error) from None
+    info = ModelInfo.from_json(metadata.get(KEY), str(path))
+    try:
+        model = YOLO(ModelSpec(**json.loads(metadata["spec"])), len(info.class_names))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged: its description of the model cannot be read ({error})") from None
+    load_state(model, {name: x.float() if x.is_floating_point() else x for name, x in state.items()}, path)
+    return model, info
+
+
+def load_state(model: YOLO, state: dict[str, torch.Tensor], path: Path) -> None:
+    """Raises:
+    UserError: the weights are not those of this model.
+    """
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"the weights in {path} do not fit its own settings: {reason:.200}") from None
+
+
+def open_runtime(path: Path, device: str = "auto", threads: int | None = None) -> Runtime:
+    """Whatever runs the model in a file.
+
+    Args:
+        path: .ckpt, .safetensors, .onnx, .xml, .torchscript, .pt2, or a folder with one .xml.
+        device: cpu, cuda, cuda:1; auto takes a GPU for PyTorch where there is one.
+        threads: of a CPU, for ONNX Runtime and OpenVINO; PyTorch has `torch.set_num_threads`.
+
+    Raises:
+        UserError: the file or the device cannot be used.
+    """
+    place = pick_device(device)
+    if path.is_dir() and len(found := sorted(path.glob("*.xml"))) == 1:
+        path = found[0]
+    openers: dict[str, Callable[[], Runtime]] = {
+        ".ckpt": lambda: TorchRuntime(*load_weights(path), device=place),
+        ".safetensors": lambda: TorchRuntime(*load_weights(path), device=place),
+        ".onnx": lambda: OnnxRuntime(path, "cpu" if device == "auto" else place, threads),
+        ".xml": lambda: OpenVinoRuntime(path, threads),
+        ".torchscript": lambda: ScriptRuntime(path, place),
+        ".pt2": lambda: ExportedRuntime(path, place),
+    }
+    opener = openers.get(path.suffix.lower())
+    if opener is None:
+        raise UserError(f"{path}: no model that can be run; these can: {', '.join(READABLE)}")
+    if path.suffix.lower() != ".ckpt":  # its reader says more
+        check_file(path)
+    return opener()
+
+
+def check_file(path: Path) -> None:
+    """Raises:
+    UserError: it is not there, or a folder.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is a folder: give a file" if path.is_dir() else f"no file {path}")
+
+
+def pick_device(device: str) -> str:
+    """The device of a name.
+
+    Raises:
+        UserError: there is none of that name here.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = device.partition(":")
+    if kind == "cpu" and not number:
+        return device
+    if kind != "cuda" or (number and not number.isdigit()):
+        raise UserError(f"device {device!r}: give auto, cpu, cuda or cuda:N")
+    if int(number or 0) >= torch.cuda.device_count():
+        raise UserError(f"device {device}: there are {torch.cuda.device_count()} GPUs here; use cpu")
+    return device

@@ -1,0 +1,229 @@
+"""What runs a model: PyTorch, ONNX Runtime, OpenVINO, TorchScript, torch.export; one interface for all.
+
+Notation: B images, A anchors, C classes. Boxes are xyxy in input pixels.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from yolo_lite.deploy.model_info import KEY, ModelInfo
+from yolo_lite.models.fuse import fuse_model
+from yolo_lite.models.yolo import YOLO
+from yolo_lite.ops.postprocess import Candidates, Detections, find_candidates, select_detections
+from yolo_lite.utils.errors import UserError
+
+
+class Runtime(ABC):
+    """A model that is ready to run.
+
+    Attributes:
+        info: what it takes and gives.
+        device: where it computes.
+    """
+
+    info: ModelInfo
+    device: str = "cpu"
+
+    @abstractmethod
+    def compute(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) uint8 RGB -> the outputs that `info.output` names. B and H x W are as `info` says."""
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """As `compute`, for any number of images: a model for a fixed number is run several times, the last time with
+        blank images added."""
+        size = self.info.batch
+        if size is None or size == len(images):
+            return self.compute(images)
+        parts = []
+        for chunk in images.split(size):
+            missing = size - len(chunk)
+            padded = torch.cat([chunk, chunk.new_zeros(missing, *chunk.shape[1:])]) if missing else chunk
+            parts.append([output[: len(chunk)] for output in self.compute(padded)])
+        return [torch.cat(outputs) for outputs in zip(*parts, strict=True)]
+
+    def detect(
+        self,
+        images: Tensor,
+        score_threshold: float,
+        iou_threshold: float,
+        max_detections: int,
+        multi_label: bool = False,
+    ) -> list[Detections]:
+        """Detections per image, on the CPU, boxes in input pixels. Arguments as in `select_detections`."""
+        outputs = self(images)
+        limits = (score_threshold, iou_threshold, max_detections, multi_label)
+        return [on_cpu(select_detections(c.boxes_xyxy, c.scores, *limits)) for c in self.candidates(outputs, limits[0])]
+
+    def candidates(self, outputs: list[Tensor], score_threshold: float) -> list[Candidates]:
+        """What suppression begins with."""
+        if self.info.output == "raw":
+            return find_candidates(outputs, self.info.strides, self.info.reg_max, score_threshold)
+        if self.info.output == "decoded":
+            boxes, scores = outputs
+            keep = scores.amax(dim=2) > score_threshold  # (B, A)
+            return [Candidates(boxes[i][keep[i]], scores[i][keep[i]]) for i in range(len(boxes))]
+        found = []
+        for boxes, scores, labels in zip(*outputs, strict=True):
+            keep = scores > score_threshold
+            one_hot = boxes.new_zeros(int(keep.sum()), len(self.info.class_names))
+            found.append(
+                Candidates(boxes[keep], one_hot.scatter_(1, labels[keep][:, None].long(), scores[keep][:, None]))
+            )
+        return found
+
+
+def on_cpu(detections: Detections) -> Detections:
+    """The same on the CPU."""
+    return Detections(*(x.cpu() for x in (detections.boxes_xyxy, detections.scores, detections.labels)))
+
+
+class TorchRuntime(Runtime):
+    """A detector as PyTorch runs it, BatchNorm folded.
+
+    Args:
+        model: with trained weights.
+        info: its classes and size.
+        device: of the computation.
+    """
+
+    def __init__(self, model: YOLO, info: ModelInfo, device: str = "cpu") -> None:
+        self.model = fuse_model(model).to(device)
+        self.info = info
+        self.device = device
+
+    @torch.inference_mode()
+    def compute(self, images: Tensor) -> list[Tensor]:
+        return self.model(images.to(self.device).float() / 255)
+
+
+class ScriptRuntime(Runtime):
+    """A TorchScript file, without the code that made it."""
+
+    def __init__(self, path: Path, device: str = "cpu") -> None:
+        files = {KEY: ""}
+        try:
+            self.module = torch.jit.load(str(path), map_location=device, _extra_files=files)
+        except RuntimeError as error:
+            raise unreadable(path, "TorchScript file", error) from None
+        self.info = ModelInfo.from_json(as_text(files[KEY]), str(path))
+        self.device = device
+
+    @torch.inference_mode()
+    def compute(self, images: Tensor) -> list[Tensor]:
+        return list(self.module(images.to(self.device).float() / 255))
+
+
+class ExportedRuntime(Runtime):
+    """A program of torch.export."""
+
+    def __init__(self, path: Path, device: str = "cpu") -> None:
+        import yolo_lite.deploy.graph  # noqa: F401 (registers the operation that graphs with suppression hold)
+
+        files = {KEY: ""}
+        try:
+            program = torch.export.load(str(path), extra_files=files)
+        except Exception as error:  # of whatever type
+            raise unreadable(path, "torch.export program", error) from None
+        self.info = ModelInfo.from_json(as_text(files[KEY]), str(path))
+        self.module = program.module().to(device)
+        self.device = device
+
+    @torch.inference_mode()
+    def compute(self, images: Tensor) -> list[Tensor]:
+        return list(self.module(images.to(self.device).float() / 255))
+
+
+class OnnxRuntime(Runtime):
+    """An ONNX file, run by ONNX Runtime.
+
+    Args:
+        path: the file.
+        device: cpu or cuda.
+        threads: of the CPU; None: all of them.
+    """
+
+    def __init__(self, path: Path, device: str = "cpu", threads: int | None = None) -> None:
+        onnxruntime = needed("onnxruntime", path)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        options.log_severity_level = 3
+        wanted = ["CUDAExecutionProvider"] if device.startswith("cuda") else ["CPUExecutionProvider"]
+        if wanted[0] not in onnxruntime.get_available_providers():
+            raise UserError(f"--device {device}: this onnxruntime cannot use it: pip install onnxruntime-gpu")
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=wanted)
+        except Exception as error:  # of whatever type
+            raise unreadable(path, "ONNX file", error) from None
+        self.info = ModelInfo.from_json(self.session.get_modelmeta().custom_metadata_map.get(KEY), str(path))
+        self.device = device
+        self._input = self.session.get_inputs()[0].name
+
+    def compute(self, images: Tensor) -> list[Tensor]:
+        outputs = self.session.run(None, {self._input: as_floats(images)})
+        return [torch.from_numpy(np.asarray(output)) for output in outputs]
+
+
+class OpenVinoRuntime(Runtime):
+    """A model in OpenVINO's format, an .xml beside its .bin, on the CPU.
+
+    Args:
+        path: the .xml.
+        threads: of the CPU; None: all of them.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        openvino = needed("openvino", path)
+        core = openvino.Core()
+        try:
+            model = core.read_model(path)
+            content = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
+            self.info = ModelInfo.from_json(content, str(path))
+            # On its own choice it would compute in bf16 where the CPU can: other numbers than everywhere else.
+            options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+            if threads is not None:
+                options["INFERENCE_NUM_THREADS"] = str(threads)
+            self.model = core.compile_model(model, "CPU", options)
+        except RuntimeError as error:
+            raise unreadable(path, "OpenVINO model", error) from None
+
+    def compute(self, images: Tensor) -> list[Tensor]:
+        results = self.model([as_floats(images)])
+        return [torch.from_numpy(np.array(results[i])) for i in range(len(self.model.outputs))]
+
+
+def as_floats(images: Tensor) -> np.ndarray:
+    """(B, 3, H, W) uint8 as float32 in 0..1, row by row."""
+    return np.divide(images.numpy(), np.float32(255), dtype=np.float32, order="C")
+
+
+def as_text(content: str | bytes) -> str:
+    """What torch reads from a file's extra parts, of which it makes bytes or text by version."""
+    return content.decode() if isinstance(content, bytes) else content
+
+
+def unreadable(path: Path, kind: str, error: Exception) -> UserError:
+    """The error of a file that is none of its kind."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return UserError(f"{path} is not a readable {kind}: {reason}")
+
+
+def needed(package: str, what: Any) -> Any:
+    """A package that only some formats need.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != package:
+            raise
+        raise UserError(f"{what} needs {package}: pip install -r requirements-export.txt") from None

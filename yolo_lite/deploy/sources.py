@@ -1,0 +1,230 @@
+"""Where images come from: files, folders, patterns, videos, cameras, a list on standard input, arrays.
+
+Notation: images are (H, W, 3) uint8 RGB.
+"""
+
+from __future__ import annotations
+
+import glob
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from yolo_lite.data.images import ImageProblem, decode_file, inspect_image, read_file
+from yolo_lite.data.layouts import IMAGE_SUFFIXES
+from yolo_lite.utils.errors import UserError
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
+STDIN = "-"
+PATTERN = "*?["
+# Images that are read while the network works on others.
+AHEAD = 16
+READERS = 2
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image to look at.
+
+    Attributes:
+        source: path of the image or video, `camera N`, or `image N` of an array.
+        size: (height, width) of the upright image, pixels.
+        pixels: (h, w, 3) uint8 RGB; of a large JPEG a copy of a half, a quarter or an eighth of its size.
+        number: of a video's picture, from 0; None: no video.
+        rate: of a video, pictures per second.
+        is_file: the image can be read again from `source`.
+    """
+
+    source: str
+    size: tuple[int, int]
+    pixels: np.ndarray
+    number: int | None = None
+    rate: float | None = None
+    is_file: bool = False
+
+    @property
+    def scale(self) -> float:
+        """Pixels of `pixels` per pixel of the image."""
+        return self.pixels.shape[1] / self.size[1]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that could not be read, and why; in the place where it would have come."""
+
+    error: UserError
+
+
+def list_images(source: str) -> list[Path]:
+    """The image files that a path, a folder or a pattern means; a folder with all below it, in the order of names.
+
+    Raises:
+        UserError: there are none.
+    """
+    path = Path(source)
+    if path.is_dir():
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        if not found:
+            raise UserError(f"no images in {path}: these are looked for: {', '.join(sorted(IMAGE_SUFFIXES))}")
+        return found
+    if not path.exists() and any(sign in source for sign in PATTERN):
+        found = sorted(Path(p) for p in glob.glob(source, recursive=True) if Path(p).is_file())
+        if not found:
+            raise UserError(f"no file fits the pattern {source}")
+        return found
+    return [path]
+
+
+def is_video(path: Path) -> bool:
+    """A video, by its name."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def listed_on_stdin() -> list[str]:
+    """One path a line."""
+    return [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
+
+
+@dataclass(frozen=True)
+class Job:
+    """How to get one image, or a stream of them.
+
+    Attributes:
+        run: gives the frame, or an iterator over those of a stream.
+        is_stream: a video or a camera.
+    """
+
+    run: Callable[[], Any]
+    is_stream: bool = False
+
+
+def open_sources(
+    sources: Iterable[Any], at_least: int | None = None, ahead: int = AHEAD
+) -> tuple[int | None, Iterator[Frame | Failure]]:
+    """The frames of several sources, one after the other, read ahead by threads of their own.
+
+    Args:
+        sources: paths of images, folders, patterns or videos; numbers of cameras; `-`; (H, W, 3) uint8 RGB arrays,
+            (H, W) grey ones, images of Pillow.
+        at_least: a JPEG may be decoded smaller, as long as its longer side keeps so many pixels; None: in full.
+        ahead: frames that are read before they are asked for.
+
+    Returns:
+        How many there are (None: a video or a camera tells no number), and the frames.
+
+    Raises:
+        UserError: a folder or pattern is empty.
+    """
+    jobs = [job for number, source in enumerate(sources) for job in jobs_of(source, number, at_least)]
+    total = None if any(job.is_stream for job in jobs) else len(jobs)
+    return total, read_ahead(jobs, ahead)
+
+
+def jobs_of(source: Any, number: int, at_least: int | None) -> Iterator[Job]:
+    """What is to be read of a source, the `number`-th."""
+    if isinstance(source, int) and not isinstance(source, bool):
+        yield Job(lambda: camera_frames(source), is_stream=True)
+    elif not isinstance(source, str | Path):
+        yield Job(lambda: array_frame(source, number))
+    elif str(source) == STDIN:
+        for line in listed_on_stdin():
+            yield from jobs_of(line, number, at_least)
+    elif str(source).isdigit() and not Path(source).exists():
+        yield Job(lambda: camera_frames(int(str(source))), is_stream=True)
+    else:
+        for path in list_images(str(source)):
+            if is_video(path):
+                yield Job(partial(video_frames, path), is_stream=True)
+            else:
+                yield Job(partial(read_frame, path, at_least))
+
+
+def read_ahead(jobs: Iterable[Job], ahead: int) -> Iterator[Frame | Failure]:
+    """The results of jobs in their order, begun before they are asked for; those of streams one by one."""
+    remaining = iter(jobs)
+    waiting: deque[tuple[Job, Future[Frame | Failure] | None]] = deque()
+    with ThreadPoolExecutor(READERS) as pool:
+        try:
+            while True:
+                for job in islice(remaining, ahead - len(waiting)):
+                    waiting.append((job, None if job.is_stream else pool.submit(job.run)))
+                if not waiting:
+                    return
+                job, result = waiting.popleft()
+                if result is None:
+                    yield from job.run()
+                else:
+                    yield result.result()
+        finally:  # also where nobody wants the rest
+            for _, result in waiting:
+                if result is not None:
+                    result.cancel()
+
+
+def read_frame(path: Path, at_least: int | None) -> Frame | Failure:
+    """An image file."""
+    found = inspect_image(path)
+    if isinstance(found, ImageProblem):
+        return Failure(UserError(f"image {path}: {found.reason}"))
+    try:
+        return Frame(str(path), found, decode_file(read_file(path), path, at_least), is_file=True)
+    except UserError as error:
+        return Failure(error)
+    except MemoryError:
+        return Failure(UserError(f"image {path}: {found[1]}x{found[0]} pixels do not fit the memory"))
+
+
+def array_frame(source: Any, number: int) -> Frame | Failure:
+    """An array or an image of Pillow."""
+    name = f"image {number}"
+    if hasattr(source, "convert"):  # Pillow's
+        source = np.asarray(source.convert("RGB"))
+    if not isinstance(source, np.ndarray):
+        return Failure(UserError(f"{name}: {type(source).__name__} is no path, array or camera number"))
+    if source.dtype != np.uint8 or source.ndim not in (2, 3) or 0 in source.shape:
+        return Failure(UserError(f"{name}: an array {source.dtype} {source.shape}: give (H, W, 3) uint8 RGB"))
+    if source.ndim == 2 or source.shape[2] == 1:
+        source = np.repeat(source.reshape(*source.shape[:2], 1), 3, axis=2)
+    if source.shape[2] != 3:
+        return Failure(UserError(f"{name}: an array of {source.shape[2]} channels: give (H, W, 3) uint8 RGB"))
+    return Frame(name, source.shape[:2], source)
+
+
+def video_frames(path: Path) -> Iterator[Frame | Failure]:
+    """The pictures of a video."""
+    if not path.is_file():
+        yield Failure(UserError(f"no video {path}"))
+        return
+    yield from captured(cv2.VideoCapture(str(path)), str(path), f"video {path}: not readable")
+
+
+def camera_frames(number: int) -> Iterator[Frame | Failure]:
+    """The pictures of a camera, until it is unplugged or nobody asks for more."""
+    yield from captured(cv2.VideoCapture(number), f"camera {number}", f"no camera {number}")
+
+
+def captured(capture: Any, source: str, problem: str) -> Iterator[Frame | Failure]:
+    """The pictures of an opened video or camera."""
+    try:
+        number = 0
+        rate = capture.get(cv2.CAP_PROP_FPS) if capture.isOpened() else 0
+        while True:
+            is_there, picture = capture.read() if capture.isOpened() else (False, None)
+            if not is_there or picture is None:
+                break
+            image = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+            yield Frame(source, image.shape[:2], image, number, rate or None)
+            number += 1
+        if not number:
+            yield Failure(UserError(problem))
+    finally:
+        capture.release()
