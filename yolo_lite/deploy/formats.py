@@ -7,10 +7,6 @@ its name only after it was checked.
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +16,7 @@ from torch import Tensor
 
 from yolo_lite.deploy.graph import DetectorGraph, output_names, suppress_scores
 from yolo_lite.deploy.model_info import KEY, SIZE_DIVISOR, ModelInfo
-from yolo_lite.deploy.runtimes import needed
+from yolo_lite.deploy.runtimes import needed, quiet
 from yolo_lite.models.yolo import YOLO, ModelSpec
 
 OPSET = 18
@@ -141,27 +137,12 @@ def write_torch_export(model: YOLO, info: ModelInfo, path: Path) -> None:
 
 def write_safetensors(model: YOLO, info: ModelInfo, path: Path) -> None:
     """The weights alone, under their names in the state dict, with what builds the model in the file's header."""
-    save_file = needed("safetensors.torch", "--format safetensors").save_file
+    save = needed("safetensors.torch", "--format safetensors").save
     dtype = torch.float16 if info.precision == "fp16" else torch.float32
     state = {
         name: value.to(dtype) if value.is_floating_point() else value for name, value in model.state_dict().items()
     }
     spec: ModelSpec = model.spec
     metadata = {KEY: info.to_json(), "spec": json.dumps(asdict(spec))}
-    save_file({name: value.contiguous() for name, value in state.items()}, str(path), metadata=metadata)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Exporters warn of their own deprecations."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    # Not by `save_file`, whose files nobody but their owner may read.
+    path.write_bytes(save({name: value.contiguous() for name, value in state.items()}, metadata=metadata))

@@ -6,7 +6,12 @@ Notation: B images, A anchors, C classes. Boxes are xyxy in input pixels.
 from __future__ import annotations
 
 import importlib
+import logging
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +101,7 @@ class TorchRuntime(Runtime):
 
     def __init__(self, model: YOLO, info: ModelInfo, device: str = "cpu") -> None:
         self.model = fuse_model(model).to(device)
-        self.info = info
+        self.info = replace(info, output="raw", precision="fp32", batch=None, input_size=None, suppression=None)
         self.device = device
 
     @torch.inference_mode()
@@ -110,7 +115,8 @@ class ScriptRuntime(Runtime):
     def __init__(self, path: Path, device: str = "cpu") -> None:
         files = {KEY: ""}
         try:
-            self.module = torch.jit.load(str(path), map_location=device, _extra_files=files)
+            with quiet():
+                self.module = torch.jit.load(str(path), map_location=device, _extra_files=files)
         except RuntimeError as error:
             raise unreadable(path, "TorchScript file", error) from None
         self.info = ModelInfo.from_json(as_text(files[KEY]), str(path))
@@ -227,3 +233,19 @@ def needed(package: str, what: Any) -> Any:
         if error.name is None or error.name.partition(".")[0] != package:
             raise
         raise UserError(f"{what} needs {package}: pip install -r requirements-export.txt") from None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Exporters warn of their own deprecations."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
