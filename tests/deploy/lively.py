@@ -1,0 +1,63 @@
+"""Detectors that find something without having been trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from yolo_lite.deploy.model_info import ModelInfo
+from yolo_lite.models.yolo import YOLO, build_model
+from yolo_lite.training.module import DetectionModule
+
+NAMES = ["circle", "square", "tree"]
+
+
+def make_lively(model: YOLO, seed: int = 0) -> YOLO:
+    """Give a fresh detector weights and statistics such as training leaves, and scores that differ widely."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1, generator=generator)  # type: ignore[union-attr]
+            module.running_var.uniform_(0.5, 1.5, generator=generator)  # type: ignore[union-attr]
+            module.weight.data.uniform_(0.7, 1.3, generator=generator)
+            module.bias.data.normal_(0, 0.1, generator=generator)
+    model.eval()
+    images = torch.rand(2, 3, 128, 128, generator=generator)
+    with torch.no_grad():
+        features = model.neck(model.backbone(images))
+        for classes, box, x in zip(model.head.classes, model.head.box, features, strict=True):
+            last: nn.Conv2d = classes[-1]  # type: ignore[index, assignment]
+            last.weight.normal_(0, 1, generator=generator)
+            last.bias.zero_()  # type: ignore[union-attr]
+            logits = classes(x)
+            scale = 2 / logits.std()
+            last.weight.mul_(scale)
+            last.bias.fill_(-float((logits * scale).quantile(0.98)))  # type: ignore[union-attr]
+            box[-1].weight.normal_(0, 0.3, generator=generator)  # type: ignore[index, operator]
+    return model
+
+
+def lively(variant: str = "yolov8n", image_size: int = 64, seed: int = 0, **parts: Any) -> tuple[YOLO, ModelInfo]:
+    """A detector of three classes and its description."""
+    torch.manual_seed(seed)
+    model = make_lively(build_model(variant, len(NAMES), **parts), seed)
+    return model, ModelInfo.of(model, variant, NAMES, image_size)
+
+
+def save_checkpoint(path: Path, variant: str = "yolov8n", image_size: int = 64) -> YOLO:
+    """A checkpoint as train.py writes one, of a detector that finds something; returns that."""
+    torch.manual_seed(0)
+    module = DetectionModule(variant=variant, class_names=NAMES, image_size=image_size)
+    make_lively(module.model)
+    torch.save(
+        {
+            "state_dict": module.state_dict(),
+            "hyper_parameters": dict(module.hparams),
+            "yolo_lite": {"format": 1, "class_names": NAMES, "variant": variant},
+        },
+        path,
+    )
+    return module.model

@@ -1,0 +1,223 @@
+"""Written models are the models that were trained, in every format; what cannot be written is one line."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from tests.deploy.lively import NAMES, lively, save_checkpoint
+from yolo_lite import export, load_model
+from yolo_lite.deploy import exporting
+from yolo_lite.deploy.exporting import FORMATS, SUFFIXES, export_model
+from yolo_lite.deploy.loading import open_runtime
+from yolo_lite.deploy.model_info import KEY, ModelInfo, Suppression
+from yolo_lite.deploy.runtimes import TorchRuntime
+from yolo_lite.deploy.verification import TOLERANCES, compare, probe_images
+from yolo_lite.utils.errors import UserError
+
+LIMITS = Suppression(0.3, 0.6, 50)
+STATIC = {"batch": 2, "input_size": (64, 96)}
+
+
+def wanted(info: ModelInfo, output: str, **changes: Any) -> ModelInfo:
+    """The description of what is to be written."""
+    return replace(info, output=output, suppression=LIMITS if output == "nms" else None, **changes)  # type: ignore[arg-type]
+
+
+def assert_same(exported: exporting.Exported, precision: str = "fp32") -> None:
+    boxes, scores = TOLERANCES[precision]
+    assert all(d.boxes <= boxes and d.scores <= scores for d in exported.differences)
+    assert sum(d.detections for d in exported.differences) > 10
+    assert precision != "fp32" or not any(d.unmatched for d in exported.differences)
+
+
+@pytest.mark.parametrize("output", ["raw", "decoded", "nms"])
+@pytest.mark.parametrize("kind", ["onnx", "openvino", "torchscript", "torch_export"])
+def test_every_format_is_the_model(kind: Any, output: str, tmp_path: Path) -> None:
+    """One size and number of images; any of them: the two tests below."""
+    model, info = lively()
+    exported = export_model(model, wanted(info, output, **STATIC), kind, tmp_path / f"m{SUFFIXES[kind]}")
+    assert_same(exported)
+    assert [d.shape for d in exported.differences] == [(2, 3, 64, 96)]
+
+
+def test_any_size_and_number_of_images(tmp_path: Path) -> None:
+    model, info = lively()
+    for kind in ("torchscript", "onnx"):
+        path = tmp_path / f"m{SUFFIXES[kind]}"
+        exported = export_model(model, wanted(info, "decoded"), kind, path)  # type: ignore[arg-type]
+        assert_same(exported)
+        assert len({d.shape[0] for d in exported.differences}) == len({d.shape[2:] for d in exported.differences}) == 2
+        other = compare(TorchRuntime(model, info), open_runtime(path), probe_images((5, 3, 32, 224)))
+        assert other.is_within("fp32")
+    names = [d.dim_param or d.dim_value for d in onnx.load(path).graph.input[0].type.tensor_type.shape.dim]
+    assert names == ["batch", 3, "height", "width"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("output", ["raw", "decoded", "nms"])
+@pytest.mark.parametrize("kind", ["onnx", "openvino", "torchscript", "torch_export"])
+@pytest.mark.parametrize("variant", ["yolov8n", "yolov8n-lite", "yolov8n-lite-adown"])
+def test_every_variant_format_and_output_at_two_sizes_and_batches(
+    variant: str, kind: Any, output: str, tmp_path: Path
+) -> None:
+    model, info = lively(variant)
+    exported = export_model(model, wanted(info, output), kind, tmp_path / f"m{SUFFIXES[kind]}")
+    assert_same(exported)
+    assert len(exported.differences) == 4
+
+
+@pytest.mark.parametrize("variant", ["yolov8n-lite", "yolov8n-lite-adown"])
+def test_light_models_are_the_same_too(variant: str, tmp_path: Path) -> None:
+    """Resizing layers of constant factors, the Haar transform as a convolution, nothing that depends on shapes."""
+    model, info = lively(variant)
+    assert_same(export_model(model, wanted(info, "decoded", **STATIC), "onnx", tmp_path / "m.onnx"))
+    assert_same(export_model(model, wanted(info, "decoded"), "torchscript", tmp_path / "m.torchscript"))
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino", "torchscript", "safetensors"])
+def test_half_precision_halves_the_file(kind: Any, tmp_path: Path) -> None:
+    model, info = lively()
+    output = "raw" if kind == "safetensors" else "decoded"
+    fixed = {} if kind == "safetensors" else STATIC
+    sizes = []
+    for precision in ("fp32", "fp16"):
+        path = tmp_path / f"{precision}{SUFFIXES[kind]}"
+        exported = export_model(model, wanted(info, output, precision=precision, **fixed), kind, path)
+        assert_same(exported, precision)
+        sizes.append(exported.size)
+    assert sizes[1] < 0.6 * sizes[0]
+
+
+def test_weights_alone_are_the_weights(tmp_path: Path) -> None:
+    model, info = lively("yolov8n-lite", levels="P3-P5", neck_width=64)
+    path = tmp_path / "m.safetensors"
+    export_model(model, info, "safetensors", path)
+    detector = load_model(path)
+    assert detector.class_names == tuple(NAMES)
+    assert detector.image_size == info.image_size
+    assert compare(TorchRuntime(model, info), detector.runtime, probe_images((1, 3, 64, 64))).boxes == 0
+    assert path.stat().st_mode & 0o044 == (0o666 & ~current_umask()) & 0o044
+
+
+def current_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_files_say_what_they_are(tmp_path: Path) -> None:
+    model, info = lively()
+    written = wanted(info, "nms", **STATIC)
+    for kind in ("onnx", "openvino", "torchscript", "torch_export"):
+        path = tmp_path / f"m{SUFFIXES[kind]}"
+        export_model(model, written, kind, path)  # type: ignore[arg-type]
+        assert open_runtime(path).info == written
+    proto = onnx.load(tmp_path / "m.onnx")
+    said = json.loads({prop.key: prop.value for prop in proto.metadata_props}[KEY])
+    assert said["class_names"] == NAMES
+    assert (said["strides"], said["image_size"], said["fill"]) == ([8, 16, 32], 64, 114)
+    assert [output.name for output in proto.graph.output] == ["boxes_xyxy", "scores", "labels"]
+    content = (tmp_path / "m.onnx").read_bytes()
+    assert b"site-packages" not in content and str(Path(exporting.__file__).parent).encode() not in content
+
+
+def test_predictions_are_those_of_the_checkpoint(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "m.ckpt")
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((64, 64), (40, 90), (200, 120))]
+    expected = load_model(tmp_path / "m.ckpt").predict(images)
+    assert sum(map(len, expected)) > 5
+    for arguments in (["--output", "nms"], ["--batch", "2", "--input_size", "[64, 64]"]):
+        path = tmp_path / f"m{len(arguments)}.torchscript"
+        command = ["--checkpoint", str(tmp_path / "m.ckpt"), "--format", "torchscript", "--out", str(path), *arguments]
+        assert export.main(command) == 0
+        for one, other in zip(expected, load_model(path).predict(images), strict=True):
+            assert one.labels.tolist() == other.labels.tolist()
+            np.testing.assert_allclose(one.boxes_xyxy, other.boxes_xyxy, atol=1e-2)
+            np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "safetensors", "--output", "decoded"], "safetensors holds weights and no graph"),
+        (["--input_size", "[64, 65]"], "input_size=64x65: give multiples of 32"),
+        (["--input_size", "[64]"], "--input_size [64]: give [height, width]"),
+        (["--batch", "0"], "batch=0: give at least 1"),
+        (["--image_size", "100"], "image_size=100: give a multiple of 32"),
+        (["--output", "nms", "--score", "2"], "score"),
+        (["--out", "nowhere/m.onnx"], "no folder"),
+        (["--out", "m.pth"], "a file of onnx must be called *.onnx"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_checkpoint(tmp_path / "m.ckpt")
+    assert export.main(["--checkpoint", "m.ckpt", *arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and message in error and "\n" not in error
+    assert [path.name for path in tmp_path.iterdir()] == ["m.ckpt"]
+
+
+def test_nothing_is_overwritten_unless_asked(tmp_path: Path, capsys: Any) -> None:
+    save_checkpoint(tmp_path / "m.ckpt")
+    command = ["--checkpoint", str(tmp_path / "m.ckpt"), "--format", "torchscript", "--input_size", "[64, 64]"]
+    target = tmp_path / "m.torchscript"
+    target.write_text("precious")
+    assert export.main(command) == 2
+    assert "is there already: --overwrite true" in capsys.readouterr().err
+    assert target.read_text() == "precious"
+    assert export.main([*command, "--overwrite", "true"]) == 0
+    assert load_model(target).class_names == tuple(NAMES)
+
+
+def test_a_wrong_file_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_other(model: Any, info: ModelInfo, path: Path) -> None:
+        other, _ = lively(seed=1)
+        exporting.formats.write_torchscript(other, info, path)
+
+    monkeypatch.setitem(exporting.WRITERS, "torchscript", write_other)
+    model, info = lively()
+    with pytest.raises(UserError, match="differs from PyTorch by .* nothing was written"):
+        export_model(model, wanted(info, "raw", **STATIC), "torchscript", tmp_path / "m.torchscript")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", [f for f in FORMATS if f != "openvino"])
+def test_damaged_files_are_one_line(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"m{SUFFIXES[kind]}"
+    for content in (b"", b"hello", os.urandom(2000)):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=f"{path} is not a readable") as caught:
+            open_runtime(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_files_of_others_are_one_line(tmp_path: Path) -> None:
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["x"], ["y"])],
+        "other",
+        [onnx.helper.make_tensor_value_info("x", 1, [1])],
+        [onnx.helper.make_tensor_value_info("y", 1, [1])],
+    )
+    model = onnx.helper.make_model(graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    with pytest.raises(UserError, match="was not written by yolo-lite"):
+        open_runtime(tmp_path / "m.onnx")
+    torch.jit.save(torch.jit.script(torch.nn.Identity()), str(tmp_path / "m.torchscript"))
+    with pytest.raises(UserError, match="was not written by yolo-lite"):
+        open_runtime(tmp_path / "m.torchscript")
+    (tmp_path / "m.pth").write_bytes(b"")
+    with pytest.raises(UserError, match="no model that can be run"):
+        open_runtime(tmp_path / "m.pth")
