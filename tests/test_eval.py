@@ -130,6 +130,17 @@ def test_what_cannot_be_written_is_said_first(
     assert "map_50_95" not in captured.out
 
 
+def test_a_read_only_folder_is_said_first(
+    models: tuple[Path, list[Path]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, (checkpoint, _) = models
+    monkeypatch.setattr("yolo_lite.utils.files.os.access", lambda path, mode: False)  # root may write everywhere
+    assert eval_script.main(["--checkpoint", str(checkpoint), "--data.root", str(root), "--data.num_workers", "0"]) == 2
+    captured = capsys.readouterr()
+    assert "is read-only, give another folder with --report, or --report none" in captured.err
+    assert "map_50_95" not in captured.out
+
+
 def test_one_model_twice(models: tuple[Path, list[Path]], capsys: pytest.CaptureFixture[str]) -> None:
     root, (checkpoint, _) = models
     assert eval_script.main([*["--checkpoint", str(checkpoint)] * 2, "--data.root", str(root), *LIGHT]) == 2
