@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,29 @@ def test_raw_weights_are_scored_on_request(models: tuple[Path, list[Path]], tmp_
     assert eval_script.main(["--checkpoint", str(swapped), "--weights", "raw", "--data.root", str(root), *LIGHT]) == 2
 
 
+@pytest.mark.slow
+def test_two_processes_find_the_same_and_write_one_report(models: tuple[Path, list[Path]], tmp_path: Path) -> None:
+    root, (checkpoint, _) = models
+    written = []
+    for devices in ("1", "2"):
+        folder = tmp_path / devices
+        folder.mkdir()
+        arguments = ["--checkpoint", str(checkpoint), "--data.root", str(root), "--data.num_workers", "0"]
+        arguments += ["--json", "numbers.json", "--save-json", "detections.json", "--report", "report"]
+        arguments += ["--trainer.accelerator", "cpu", "--trainer.devices", devices, "--data.batch_size", "1"]
+        arguments += ["--trainer.strategy", "ddp"] if devices == "2" else []
+        command = [sys.executable, str(eval_script.__file__), *arguments]
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr[-2000:]
+        assert result.stdout.count("map_50_95") == 1
+        assert sorted(path.name for path in (folder / "report").iterdir()) == ["figures", "report.html"]
+        numbers = json.loads((folder / "numbers.json").read_text())
+        del numbers["milliseconds_per_image"]
+        found = json.loads((folder / "detections.json").read_text())
+        written.append((numbers, sorted(found, key=lambda one: (one["image_id"], -one["score"], one["bbox"]))))
+    assert written[0] == written[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -127,6 +152,17 @@ def test_what_cannot_be_written_is_said_first(
     assert eval_script.main([*several, "--data.root", str(root), *LIGHT, *arguments]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
+    assert "map_50_95" not in captured.out
+
+
+def test_a_read_only_folder_is_said_first(
+    models: tuple[Path, list[Path]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, (checkpoint, _) = models
+    monkeypatch.setattr("yolo_lite.utils.files.os.access", lambda path, mode: False)  # root may write everywhere
+    assert eval_script.main(["--checkpoint", str(checkpoint), "--data.root", str(root), "--data.num_workers", "0"]) == 2
+    captured = capsys.readouterr()
+    assert "is read-only, give another folder with --report, or --report none" in captured.err
     assert "map_50_95" not in captured.out
 
 

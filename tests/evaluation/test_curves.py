@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yolo_lite.evaluation.curves import best_point, best_points, make_curves
+from yolo_lite.evaluation.curves import best_point, best_points, make_curves, points_at
 from yolo_lite.evaluation.detections import DetectionTable, Scope
 from yolo_lite.evaluation.matching import Outcome, find_pairs, match_scope
 
@@ -54,6 +54,18 @@ def test_curves_count_what_scores_at_least_the_threshold(
             expected.append(2 * hits / (found + objects) if found + objects else np.nan)
             got = [curves.precision[row, s], curves.recall[row, s], curves.f1[row, s]]
             assert got == pytest.approx(expected, nan_ok=True)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), step=st.integers(0, 1000))
+def test_points_are_those_of_the_curves(index_of: Any, random_world: Any, seed: int, step: int) -> None:
+    content, table = random_world(seed)
+    outcome = outcome_of(table, index_of(content))
+    curves, best = make_curves(outcome), best_points(outcome)[0]
+    for row, point in enumerate(points_at(outcome, float(curves.thresholds[step]))):
+        expected = [values[row, step] for values in (curves.precision, curves.recall, curves.f1)]
+        assert [point.precision, point.recall, point.f1] == pytest.approx(expected, nan_ok=True)
+    assert str(points_at(outcome, best.score)[0]) == str(best)  # NaN where there are no detections
 
 
 @settings(max_examples=100, deadline=None)

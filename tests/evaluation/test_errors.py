@@ -61,6 +61,27 @@ def test_one_of_each(planted: tuple[DetectionTable, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((30, 0, 100, 100), "localisation"),  # IoU 0.43 with its class, 0.54 with the other: the first of both
+        ((45, 0, 100, 100), "localisation"),  # 0.29 and 0.38: not wrong in both ways
+        ((12, 0, 100, 100), "class"),  # 0.60 with its class, which a better one has, and 0.79 with the other
+        ((0, 88, 100, 100), "background"),  # 0.06 with its class, 0.05 with the other
+        ((0, 78, 100, 100), "localisation"),  # 0.12 with its class
+    ],
+)
+def test_the_first_type_that_fits(
+    box: tuple[float, ...], expected: str, index_of: Any, objects_world: Any, table_of: Any
+) -> None:
+    """Beside a found object of class 0 and one of class 1, of which most boxes overlap both."""
+    own, other = (-10, 0, 100, 100), (0, 0, 100, 100)
+    index = index_of(objects_world([(0, 0, own), (0, 1, other)], categories=(1, 2)))
+    _, names, errors = errors_of(table_of([(0, 0, own, 0.9), (0, 1, other, 0.9), (0, 0, box, 0.8)]), index)
+    assert names == ["", "", expected]
+    assert errors.counts == {**dict.fromkeys(ERROR_TYPES, 0), expected: 1}
+
+
+@pytest.mark.parametrize(
     "score, expected", [(0.45, [2, 2, 2, 2, 0, 2]), (0.75, [2, 0, 0, 0, 0, 4]), (0.91, [0] * 5 + [8])]
 )
 def test_counts_are_of_the_threshold(planted: tuple[DetectionTable, Any], score: float, expected: list[int]) -> None:

@@ -9,11 +9,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from yolo_lite.evaluation import report
+from yolo_lite.evaluation.analysis import analyse
 from yolo_lite.evaluation.report import write_report
+from yolo_lite.evaluation.sections import class_table
 from yolo_lite.utils.errors import UserError
 
 EVIL = "<script>alert(1)</script>\" onload='alert(2)' </script><!--"
@@ -166,3 +169,20 @@ def test_the_slider_starts_at_the_best_threshold(scored_model) -> None:
     data = report.curve_data(analysis)
     at = data["thresholds"].index(data["best"])
     assert data["f1"][0][at] == round(analysis.best.f1, 3)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.4191, 0.4199), (0.4201, 0.4203), (0.9996, 1.0), (0.0, 0.0004)])
+def test_at_the_best_threshold_the_curves_say_what_the_tiles_say(low: float, high: float, scored_model) -> None:
+    """Right and wrong detections lie closer together than the steps of the curves."""
+    model = scored_model()
+    model.table.scores[:] = np.linspace(low, high, len(model.table))  # those of the first two images are wrong
+    analysis = analyse(model.table, model.index)
+    assert (analysis.best.precision, analysis.best.recall) == (1, 0.5)
+    data = report.curve_data(analysis)
+    assert data["thresholds"] == sorted(set(data["thresholds"]))
+    at = data["thresholds"].index(data["best"])
+    assert [data[name][0][at] for name in ("precision", "recall", "f1")] == [1, 0.5, round(2 / 3, 3)]
+    assert {len(row) for name in ("precision", "recall", "f1") for row in data[name]} == {len(data["thresholds"])}
+    for c in (1, 2):
+        assert [data[name][c][at] for name in ("precision", "recall")] == [1, 0.5]
+        assert f'data-live="precision" data-row="{c}">1.000<' in class_table(analysis)

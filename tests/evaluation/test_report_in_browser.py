@@ -109,3 +109,28 @@ def test_fits_a_phone(
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+def test_long_names_leave_room_for_the_numbers(scored_model, tmp_path: Path, open_page: Callable[..., Any]) -> None:
+    """The column of names stays while the others scroll: on a phone it takes less than half of the width,
+    and a name a few lines."""
+    names = [f"articulated amphibious excavator with a trailer, type {c:02d}" for c in range(40)]
+    models = [scored_model(names, name=f"a-run-with-a-name-that-says-everything-{i}") for i in range(2)]
+    page = open_page(write_report(tmp_path / "run", models), viewport={"width": 390, "height": 844})
+    page.locator("details").first.click()
+    heads = page.locator(".numbers tbody tr:first-child th:visible")
+    assert heads.count() == 3
+    boxes = [head.bounding_box() for head in heads.all()]
+    assert max(box["width"] for box in boxes) < 390 / 2
+    assert max(box["height"] for box in boxes) < 110
+
+
+def test_a_confusion_picture_is_dark_on_a_dark_page(
+    scored_model, tmp_path: Path, open_page: Callable[..., Any]
+) -> None:
+    path = write_report(tmp_path / "run", [scored_model([f"class {c}" for c in range(40)])])
+    filters = {
+        scheme: open_page(path, color_scheme=scheme).locator(".matrix").evaluate("e => getComputedStyle(e).filter")
+        for scheme in ("light", "dark")
+    }
+    assert filters["light"] == "none" and "invert" in filters["dark"]

@@ -62,13 +62,17 @@ def address(runs: Path) -> Iterator[str]:
         ("pr_curves", ["pr/all_classes", "second-model/version_0"]),
         ("hparams", ["val/map_50_95", "model.variant", "yolov8n"]),
         ("text", ["backbone", "head"]),
+        ("graphs", ["YOLO", "input", "output"]),
     ],
 )
 def test_a_tab_shows_what_training_wrote(chromium: Any, address: str, tab: str, shown: list[str]) -> None:
     context = chromium.new_context(viewport={"width": 1600, "height": 1200})
     page = context.new_page()
     requests: list[str] = []
+    complaints: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
     try:
         page.goto(f"{address}#{tab}")
         for text in shown:
@@ -77,3 +81,4 @@ def test_a_tab_shows_what_training_wrote(chromium: Any, address: str, tab: str, 
         context.close()
     hosts = {urlparse(url).hostname or "" for url in requests if not url.startswith(("data:", "blob:"))}
     assert hosts <= set(HERE), hosts
+    assert complaints == []

@@ -17,7 +17,7 @@ from yolo_lite.data.index import DetectionIndex
 from yolo_lite.evaluation.calibration import Calibration, calibrate
 from yolo_lite.evaluation.coco_scores import CocoScores, score_detections
 from yolo_lite.evaluation.confusion import confusion_matrix
-from yolo_lite.evaluation.curves import Curves, OperatingPoint, best_points, make_curves
+from yolo_lite.evaluation.curves import Curves, OperatingPoint, best_points, make_curves, points_at
 from yolo_lite.evaluation.detections import DetectionTable, Scope
 from yolo_lite.evaluation.errors import (
     BACKGROUND_IOU,
@@ -89,6 +89,7 @@ class Analysis:
         coco: COCO's 12 numbers.
         classes: numbers of each class, in the order of the indices.
         best: where F1 over all classes' detections is best; the threshold of what follows.
+        at_best: 1 + C, all classes together first, at this threshold: `curves` stop only near it.
         curves: over all thresholds.
         confusion: (C + 1, C + 1) counts, rows truth, columns prediction, the last of each background.
         calibration: of the scores.
@@ -99,6 +100,7 @@ class Analysis:
     coco: CocoScores
     classes: list[ClassScores]
     best: OperatingPoint
+    at_best: list[OperatingPoint]
     curves: Curves
     confusion: np.ndarray
     calibration: Calibration
@@ -125,6 +127,7 @@ def analyse(table: DetectionTable, index: DetectionIndex, scores: CocoScores | N
         coco=scores,
         classes=class_scores(outcome, index.class_names, scores, best_by_class),
         best=best,
+        at_best=points_at(outcome, best.score),
         curves=make_curves(outcome),
         confusion=confusion_matrix(outcome, pairs, best.score),
         calibration=calibrate(scope.scores[counted], outcome.is_hit[counted]),

@@ -94,6 +94,17 @@ def best_points(outcome: Outcome) -> list[OperatingPoint]:
     return points
 
 
+def points_at(outcome: Outcome, score: float) -> list[OperatingPoint]:
+    """1 + C: of all classes' detections together, then of each class, at one threshold; NaN: of no detection."""
+    points = []
+    for rows, num_objects in groups(outcome):
+        shown = rows[outcome.scope.scores[rows] >= score]
+        hits = np.count_nonzero(outcome.is_hit[shown])
+        precision, recall, f1 = rates(np.array(hits), np.array(len(shown)), num_objects)
+        points.append(OperatingPoint(score, float(precision), float(recall), float(f1)))
+    return points
+
+
 def groups(outcome: Outcome) -> list[tuple[np.ndarray, int]]:
     """1 + C times: hits and wrong detections, best score first, and the number of objects; all classes come first."""
     scope, counted = outcome.scope, np.flatnonzero(outcome.is_counted)

@@ -206,20 +206,25 @@ def model_section(
 
 def curve_data(analysis: Analysis) -> dict[str, Any]:
     """What the script draws: rows of all classes first, then one for each."""
-    curves, bins = analysis.curves, analysis.calibration
-    chosen = np.unique(np.linspace(0, max(0, len(curves.thresholds) - 1), CURVE_POINTS).round().astype(int))
-    if len(curves.thresholds):  # the best one among them: the slider starts there, and the tiles say what it gives
-        chosen = np.union1d(chosen, np.abs(curves.thresholds - analysis.best.score).argmin())
-    chosen = chosen[: len(curves.thresholds)]
+    curves, bins, best = analysis.curves, analysis.calibration, plain(analysis.best.score)
+    chosen = np.unique(np.linspace(0, len(curves.thresholds) - 1, CURVE_POINTS).round().astype(int))
+    # The slider starts at the best threshold itself and says there what the tiles say.
+    chosen = chosen[curves.thresholds[chosen].round(3) != best]
+    place = int(np.searchsorted(curves.thresholds[chosen], analysis.best.score))
+
+    def with_best(values: np.ndarray, there: float) -> list[float | None]:
+        return rounded(values[chosen] if best is None else np.insert(values[chosen], place, there))
+
+    rows = list(zip(curves.precision, curves.recall, curves.f1, analysis.at_best, strict=True))
     is_filled = bins.counts > 0
     return {
         "names": [scores.name for scores in analysis.classes],
         "ap": [plain(scores.ap) for scores in analysis.classes],
-        "best": plain(analysis.best.score),
-        "thresholds": rounded(curves.thresholds[chosen]),
-        "precision": [rounded(values[chosen]) for values in curves.precision],
-        "recall": [rounded(values[chosen]) for values in curves.recall],
-        "f1": [rounded(values[chosen]) for values in curves.f1],
+        "best": best,
+        "thresholds": with_best(curves.thresholds, analysis.best.score),
+        "precision": [with_best(values, there.precision) for values, _, _, there in rows],
+        "recall": [with_best(values, there.recall) for _, values, _, there in rows],
+        "f1": [with_best(values, there.f1) for _, _, values, there in rows],
         "recallSteps": rounded(curves.recall_steps),
         "precisionAtRecall": [rounded(values) for values in curves.precision_at_recall],
         "meanScore": rounded(bins.mean_score[is_filled]),

@@ -130,7 +130,7 @@ def evaluate(args: list[str]) -> None:
     folder = None
     if config.report != NO_REPORT:
         folder = Path(config.report) if config.report else report_folder(paths, config.split)
-        check_folder("a report", folder)
+        check_folder("a report", folder, "give another folder with --report, or --report none")
     prepared: list[tuple[DetectionModule, DetectionDataModule]] = []
     for path in paths:  # whatever does not fit is said before anything is scored
         prepared.append(prepare(config, path, prepared[0][1] if prepared else None))

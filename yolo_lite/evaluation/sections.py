@@ -116,18 +116,13 @@ def best_marked(values: list[float], i: int) -> str:
 
 def class_table(analysis: Analysis) -> str:
     """Every class in numbers; precision, recall and F1 follow the threshold slider."""
-    best = analysis.best
-    at_best = int(np.abs(analysis.curves.thresholds - best.score).argmin()) if len(analysis.curves.thresholds) else 0
     rows = []
     for c, scores in enumerate(analysis.classes):
-        there = [
-            float(values[1 + c, at_best]) if values.shape[1] else -1.0
-            for values in (analysis.curves.precision, analysis.curves.recall, analysis.curves.f1)
-        ]
         cells = [f"<td>{scores.num_objects:,}</td><td>{scores.num_images:,}</td><td>{scores.num_detections:,}</td>"]
         cells += [f"<td>{score_text(value)}</td>" for value in (scores.ap, scores.ap_50, scores.ar)]
-        live = zip(("precision", "recall", "f1"), there, strict=True)
-        cells += [f'<td data-live="{kind}" data-row="{1 + c}">{score_text(value)}</td>' for kind, value in live]
+        there = analysis.at_best[1 + c]
+        live = {"precision": there.precision, "recall": there.recall, "f1": there.f1}
+        cells += [f'<td data-live="{kind}" data-row="{1 + c}">{score_text(value)}</td>' for kind, value in live.items()]
         cells.append(f"<td>{score_text(scores.best.score)}</td>")
         name = f'<th scope="row" title="{text(scores.name)}">{text(cut(scores.name, 32))}</th>'
         rows.append(f"<tr>{name}{''.join(cells)}</tr>")

@@ -33,8 +33,13 @@ def check_target(option: str, name: str | None) -> Path | None:
     return path
 
 
-def check_folder(what: str, folder: Path) -> None:
+def check_folder(what: str, folder: Path, instead: str) -> None:
     """That a folder can be made and written to, checked before the work.
+
+    Args:
+        what: is to be written.
+        folder: where to.
+        instead: the way out of a folder that is read-only.
 
     Raises:
         UserError: it cannot.
@@ -45,7 +50,7 @@ def check_folder(what: str, folder: Path) -> None:
     if not place.is_dir():
         raise UserError(f"cannot write {what} to {folder}: {place} is a file, give a folder")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write {what} to {folder}: {place} is read-only")
+        raise UserError(f"cannot write {what} to {folder}: {place} is read-only, {instead}")
 
 
 @contextmanager
