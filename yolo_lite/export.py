@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from yolo_lite.deploy.exporting import SUFFIXES, Exported, Format, check_path, export_model
+from yolo_lite.deploy.exporting import SUFFIXES, Exported, Format, check_input_size, check_path, export_model
 from yolo_lite.deploy.loading import load_weights
 from yolo_lite.deploy.model_info import ModelInfo, Output, Suppression
 from yolo_lite.ops.postprocess import MAX_DETECTIONS, PREDICT_IOU, PREDICT_SCORE
@@ -64,6 +64,7 @@ def requested(config: Namespace, info: ModelInfo) -> ModelInfo:
         if len(config.input_size) != 2:
             raise UserError(f"--input_size {config.input_size}: give [height, width], such as [320, 640]")
         size = (config.input_size[0], config.input_size[1])
+        check_input_size(size)
     image_size = config.image_size or (max(size) if size is not None else None)
     limits = Suppression(config.score, config.iou, config.max_detections) if output == "nms" else None
     return replace(

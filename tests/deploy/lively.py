@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from yolo_lite.deploy.model_info import ModelInfo
+from yolo_lite.deploy.verification import probe_images
 from yolo_lite.models.yolo import YOLO, build_model
 from yolo_lite.training.module import DetectionModule
 
@@ -16,27 +17,32 @@ NAMES = ["circle", "square", "tree"]
 
 
 def make_lively(model: YOLO, seed: int = 0) -> YOLO:
-    """Give a fresh detector weights and statistics such as training leaves, and scores that differ widely."""
+    """Give a fresh detector statistics such as training leaves, so that it sees its input, and scores that differ."""
     generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1, generator=generator)  # type: ignore[union-attr]
-            module.running_var.uniform_(0.5, 1.5, generator=generator)  # type: ignore[union-attr]
-            module.weight.data.uniform_(0.7, 1.3, generator=generator)
-            module.bias.data.normal_(0, 0.1, generator=generator)
-    model.eval()
-    images = torch.rand(2, 3, 128, 128, generator=generator)
+    batches = [probe_images((2, 3, *size), seed).float() / 255 for size in ((320, 320), (256, 384), (64, 96))]
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momentum = norms[0].momentum
+    for norm in norms:
+        norm.momentum = None  # the average of what it sees
+        norm.weight.data.uniform_(0.7, 1.3, generator=generator)  # of residual blocks that start as the identity too
+        norm.bias.data.normal_(0, 0.1, generator=generator)
     with torch.no_grad():
-        features = model.neck(model.backbone(images))
-        for classes, box, x in zip(model.head.classes, model.head.box, features, strict=True):
+        model.train()
+        for images in batches:
+            model(images)
+        model.eval()
+        for norm in norms:
+            norm.momentum = momentum
+        features = [model.neck(model.backbone(images)) for images in batches]
+        for level, (classes, box) in enumerate(zip(model.head.classes, model.head.box, strict=True)):
             last: nn.Conv2d = classes[-1]  # type: ignore[index, assignment]
             last.weight.normal_(0, 1, generator=generator)
             last.bias.zero_()  # type: ignore[union-attr]
-            logits = classes(x)
-            scale = 2 / logits.std()
+            logits = torch.cat([classes(x[level]).flatten() for x in features])
+            scale = 1 / logits.std()
             last.weight.mul_(scale)
-            last.bias.fill_(-float((logits * scale).quantile(0.98)))  # type: ignore[union-attr]
-            box[-1].weight.normal_(0, 0.3, generator=generator)  # type: ignore[index, operator]
+            last.bias.fill_(-1 - float((logits * scale).quantile(0.99)))  # type: ignore[union-attr]
+            box[-1].weight.normal_(0, 0.1, generator=generator)  # type: ignore[index, operator]
     return model
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import nms
 
@@ -77,7 +78,8 @@ class DetectorGraph(nn.Module):
 def best_first(boxes_xyxy: Tensor, scores: Tensor, max_detections: int) -> list[Tensor]:
     """Boxes (B, A, 4) and scores (B, C, A), 0 where suppressed -> boxes (B, D, 4), scores (B, D), labels (B, D)."""
     num_anchors = boxes_xyxy.shape[1]
-    values, place = scores.flatten(1).topk(max_detections, dim=1)  # of all pairs of a class and an anchor
+    # Of all pairs of a class and an anchor, and nothing where a small input has fewer pairs than that.
+    values, place = F.pad(scores.flatten(1), (0, max_detections)).topk(max_detections, dim=1)
     labels = torch.div(place, num_anchors, rounding_mode="floor")
     anchor = place - labels * num_anchors
     boxes = boxes_xyxy.gather(1, anchor.unsqueeze(2).expand(-1, -1, 4))
