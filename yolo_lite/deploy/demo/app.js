@@ -165,6 +165,7 @@ async function openCamera(id) {
   newest++; // an answer that is still to come is of another picture
   last = null;
   picture.showVideo();
+  status.setAttribute("aria-live", "off"); // it changes with every frame
   get("camera").textContent = "Stop camera";
   const cameras = await camera.all();
   get("cameras").replaceChildren(
@@ -194,6 +195,7 @@ async function follow(stream) {
 
 function leaveCamera() {
   camera.stop();
+  status.removeAttribute("aria-live");
   get("camera").textContent = "Open camera";
   get("cameras").hidden = true;
   if (!get("video").hidden) {

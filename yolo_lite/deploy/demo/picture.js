@@ -13,6 +13,8 @@ export class Picture {
     this.image = root.querySelector("#image");
     this.video = root.querySelector("#video");
     this.boxes = root.querySelector("#boxes");
+    this.image.addEventListener("load", () => this.fit(this.image.naturalWidth, this.image.naturalHeight));
+    this.video.addEventListener("resize", () => this.fit(this.video.videoWidth, this.video.videoHeight));
   }
 
   showImage(blob) {
@@ -36,14 +38,19 @@ export class Picture {
     this.boxes.replaceChildren();
   }
 
-  // Boxes are in pixels of a picture of this size. The best come last, on top of the others.
-  draw(found, names, { width, height }) {
+  // Make room for a picture of this size.
+  fit(width, height) {
     this.hint.hidden = true;
     this.root.classList.remove("empty");
     this.root.style.setProperty("--aspect", width / height);
     this.root.style.setProperty("--pixels", width);
+  }
+
+  // Boxes are in pixels of a picture of this size. The best come last, on top of the others.
+  draw(found, names, { width, height }) {
+    this.fit(width, height);
     const percent = (value, whole) => `${(100 * value) / whole}%`;
-    const drawn = found.toReversed().map(({ box: [x1, y1, x2, y2], score, label }) => {
+    const drawn = [...found].reverse().map(({ box: [x1, y1, x2, y2], score, label }) => {
       const box = document.createElement("div");
       box.className = `box ${classStyle(label)}`;
       box.classList.toggle("high", y1 < 0.05 * height);
