@@ -95,7 +95,9 @@ def write_demo(model: Path, runtime: BrowserRuntime, folder: Path) -> int:
     scratch = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.resolve().name}.", suffix=".tmp", dir=folder.resolve().parent))
+        scratch = Path(
+            tempfile.mkdtemp(prefix=f".{folder.resolve().name}.", suffix=".tmp", dir=folder.resolve().parent)
+        )
         fill_folder(scratch, model, info, runtime)
         written = [path for path in scratch.rglob("*") if path.is_file()]
         for path in written:

@@ -9,13 +9,15 @@ import { seen } from "./resize.js";
 ort.env.wasm.numThreads = 1;
 ort.env.wasm.wasmPaths = { wasm: new URL("./runtime/ort-wasm-simd-threaded.wasm", import.meta.url).href };
 ort.env.logLevel = "error";
+// Errors only, here too: what the optimiser leaves out of a graph is no news.
+const OPTIONS = { executionProviders: ["wasm"], logSeverityLevel: 3 };
 
 class UnreadableImage extends Error {}
 
 async function load() {
   const info = await (await fetched("model.json")).json();
   const model = await (await fetched("model.onnx")).arrayBuffer();
-  const session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"] });
+  const session = await ort.InferenceSession.create(model, OPTIONS);
   const [height, width] = info.inputSize;
   await run(session, info, new Float32Array(3 * height * width)); // the first run takes longer than the others
   return { info, session };
