@@ -373,7 +373,7 @@ def test_page_in_use(
     assert page.locator(".box").count() == 0 and page.locator("#hint").is_visible()
 
     page.locator("#camera").press("Enter")
-    page.locator("#status", has_text="640 × 480 pixels").wait_for()
+    page.locator("#status", has_text=re.compile("640 . 480 pixels")).wait_for()
     assert page.locator("#camera").inner_text() == "Stop camera" and page.locator("#video").is_visible()
     page.locator("#camera").press("Enter")
     assert page.locator("#video").is_hidden() and page.locator("#status").inner_text() == "Ready."

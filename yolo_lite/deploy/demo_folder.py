@@ -95,19 +95,18 @@ def write_demo(model: Path, runtime: BrowserRuntime, folder: Path) -> int:
     scratch = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(
-            tempfile.mkdtemp(prefix=f".{folder.resolve().name}.", suffix=".tmp", dir=folder.resolve().parent)
-        )
+        place = folder.resolve()
+        scratch = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".tmp", dir=place.parent))
         fill_folder(scratch, model, info, runtime)
         written = [path for path in scratch.rglob("*") if path.is_file()]
         for path in written:
             sync_file(path)
         scratch.chmod(0o755)
         size = sum(path.stat().st_size for path in written)
-        if folder.is_dir() and os.name == "nt":  # renames onto no folder, not even an empty one
-            folder.rmdir()
-        rename_new(scratch, folder.resolve())
-        sync_folder(folder.resolve().parent)
+        if place.is_dir() and os.name == "nt":  # renames onto no folder, not even an empty one
+            place.rmdir()
+        rename_new(scratch, place)
+        sync_folder(place.parent)
     except FileExistsError:
         raise taken(folder) from None
     except OSError as error:
