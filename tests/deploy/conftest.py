@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -124,6 +125,7 @@ def make_checkpoint(path: Path, class_names: Sequence[str] = NAMES, image_size: 
         "state_dict": module.state_dict(),
         "hyper_parameters": dict(module.hparams),
         "yolo_lite": identity,
+        "pytorch-lightning_version": L.__version__,
     }
     torch.save(content, path)
     return path
