@@ -113,13 +113,20 @@ def save_video() -> Callable[..., Path]:
 
 
 def make_checkpoint(path: Path, class_names: Sequence[str] = NAMES, image_size: int = 64, seed: int = 0) -> Path:
-    """A checkpoint as train.py writes it of a detector that nobody trained: its classes are as likely as not, so that
-    it finds a lot in every image, by its pixels."""
+    """A checkpoint as train.py writes it of a detector that nobody trained, which finds a lot in every image: noise has
+    set its statistics, so that what it finds depends on the pixels, with scores of all sizes."""
     torch.manual_seed(seed)
     module = DetectionModule("yolov8n", list(class_names), image_size)
     for branch in module.model.head.classes:
-        torch.nn.init.normal_(branch[-1].weight, std=0.5)
-        torch.nn.init.constant_(branch[-1].bias, -1.0)
+        torch.nn.init.normal_(branch[-1].weight, std=0.3)
+        torch.nn.init.constant_(branch[-1].bias, -0.8)
+    for part in module.model.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.momentum = None  # the mean of all batches
+    module.model.train()
+    with torch.no_grad():
+        for size in (2, 4, 8, 16, 32, 64):
+            module.model(torch.nn.functional.interpolate(torch.rand(8, 3, size, size), size=64))
     identity = {"format": 1, "class_names": list(class_names), "variant": "yolov8n", "image_size": image_size}
     content: dict[str, Any] = {
         "state_dict": module.state_dict(),

@@ -166,6 +166,16 @@ def test_large_images(
     assert_near(found, [box], 200)
 
 
+def assert_same(found: Prediction, boxes_xyxy: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor) -> None:
+    """The same set, up to what folding BatchNorm changes: of two scores that are nearly equal, either may come first."""
+    assert len(found) == len(scores)
+    rows = np.column_stack([found.boxes_xyxy, 100 * found.scores, 100 * found.labels])
+    expected = np.column_stack([boxes_xyxy, 100 * scores, 100 * labels])
+    distance = np.abs(rows[:, None] - expected).max(axis=2)
+    assert distance.min(axis=1).max() < 0.05
+    assert distance.min(axis=0).max() < 0.05
+
+
 def eval_batches(root: Path, image_size: int) -> Any:
     data = DetectionDataModule(root, image_size=image_size, batch_size=3, num_workers=0, cache="none")
     return data.val_dataloader()
@@ -183,8 +193,7 @@ def test_results_are_those_of_eval(one_class_checkpoint: Path, tiny_coco: Callab
     assert sum(map(len, found)) > 20
     for one, detections in zip(found, expected, strict=True):
         keep = detections.scores > PREDICT_SCORE
-        np.testing.assert_allclose(one.scores, detections.scores[keep], atol=1e-5)
-        np.testing.assert_allclose(one.boxes_xyxy, detections.boxes_xyxy[keep], atol=1e-3)
+        assert_same(one, *(x[keep] for x in (detections.boxes_xyxy, detections.scores, detections.labels)))
 
 
 def test_a_box_has_its_best_class_only(checkpoint: Path, tiny_coco: Callable[..., Path]) -> None:
@@ -200,10 +209,8 @@ def test_a_box_has_its_best_class_only(checkpoint: Path, tiny_coco: Callable[...
             sizes = batch.original_sizes.tolist()
             expected += [to_original(d, b, s) for d, b, s in zip(boxes, batch.letterboxes, sizes, strict=True)]
     for one, detections in zip(found, expected, strict=True):
-        assert len(one) == len(detections) > 0
-        np.testing.assert_allclose(one.scores, detections.scores, atol=1e-5)
-        np.testing.assert_allclose(one.boxes_xyxy, detections.boxes_xyxy, atol=1e-3)
-        assert one.labels.tolist() == detections.labels.tolist()
+        assert len(one) > 0
+        assert_same(one, detections.boxes_xyxy, detections.scores, detections.labels)
 
 
 def test_another_size(checkpoint: Path) -> None:

@@ -65,11 +65,11 @@ def test_annotated_images_by_default(
 
 
 def test_all_formats_say_what_python_says(photos: Path, command: Callable[..., int], checkpoint: Path) -> None:
-    assert command(photos, "--save", "coco,csv,yolo", "--out", "new/results", "--score", "0.27") == 0
+    assert command(photos, "--save", "coco,csv,yolo", "--out", "new/results", "--score", "0.3") == 0
     out = Path("new/results")
     labels = ["labels/a.txt", "labels/b.txt", "labels/x/a.txt", "labels/x/deep/c.txt"]
     assert files_in(out) == ["detections.csv", "detections.json", *labels]
-    found = load_model(checkpoint, device="cpu").predict(photos, score=0.27)
+    found = load_model(checkpoint, device="cpu").predict(photos, score=0.3)
     content = json.loads((out / "detections.json").read_text())
     with open(out / "detections.csv", newline="") as file:
         rows = list(csv.DictReader(file))
