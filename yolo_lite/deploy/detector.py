@@ -5,7 +5,8 @@ Boxes are xyxy in pixels of the upright image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -66,7 +67,7 @@ class Looking:
     """A frame while its views are on their way.
 
     Attributes:
-        frame: the image.
+        frame: the image; of a file without its pixels, which the views have by then.
         missing: views that have not come back.
         parts: what was found in those that have, in pixels of the image.
     """
@@ -136,44 +137,55 @@ class Detector:
             **options: fields of `PredictOptions`.
         """
         chosen = PredictOptions(**options)
+        self.check(chosen)
+        is_one = isinstance(sources, (str, Path, int, np.ndarray)) or hasattr(sources, "convert")
+        _, frames = self.open([sources] if is_one else sources, chosen)
+        return self.look_at(readable(frames, on_error), chosen)
+
+    def check(self, options: PredictOptions) -> None:
+        """Raises:
+        UserError: this model cannot be used so.
+        """
         limits = self.info.suppression
-        if limits is not None and (chosen.score < limits.score or chosen.iou > limits.iou):
+        if limits is not None and (options.score < limits.score or options.iou > limits.iou):
             raise UserError(
                 f"this model's own suppression ends at score {limits.score} and IoU {limits.iou}: give score >= "
                 f"{limits.score} and iou <= {limits.iou}, or export it with --output decoded"
             )
-        is_one = isinstance(sources, (str, Path, int, np.ndarray)) or hasattr(sources, "convert")
-        _, frames = open_sources([sources] if is_one else sources, None if chosen.tile else self.image_size)
-        return self.look_at(readable(frames, on_error), chosen)
 
-    def look_at(self, frames: Iterable[Frame], options: PredictOptions) -> Iterator[Prediction]:
+    def open(self, sources: Iterable[Any], options: PredictOptions) -> tuple[int | None, Iterator[Frame | Failure]]:
+        """How many frames there are, if that can be told, and the frames, no larger than they are needed."""
+        return open_sources(sources, None if options.tile else self.image_size)
+
+    def look_at(self, frames: Iterable[Frame], options: PredictOptions) -> Generator[Prediction, None, None]:
         """What is found in frames, in their order. Views of one shape go through the network together."""
-        waiting: list[Looking] = []
+        waiting: deque[Looking] = deque()
         batch: list[Seen] = []
         for frame in frames:
             views = make_views(frame.size, options.tile, options.overlap, options.augment)
-            looking = Looking(frame, len(views))
+            looking = Looking(frame.without_pixels() if frame.is_file else frame, len(views))
             waiting.append(looking)
             for view in views:
                 shape = input_shape(view, self.image_size, self.info.input_size, options.rectangular)
                 batch.append(Seen(*see_frame(frame, view, shape), looking))
-            if frame.number is not None or len(batch) >= options.batch_size:  # a camera does not wait for more
+                if len(batch) >= options.batch_size:
+                    self.run(batch, options)
+                    batch = []
+            if frame.is_live:
                 self.run(batch, options)
                 batch = []
             while waiting and not waiting[0].missing:
-                yield self.finish(waiting.pop(0), options)
+                yield self.finish(waiting.popleft(), options)
         self.run(batch, options)
         yield from (self.finish(looking, options) for looking in waiting)
 
     def run(self, batch: list[Seen], options: PredictOptions) -> None:
-        """Detect in views, and hand what was found to the frames that they are of."""
+        """Detect in at most a batch of views, and hand what was found to the frames that they are of."""
         for _, alike in groupby(batch, key=lambda seen: seen.image.shape):
-            group = list(alike)
-            for start in range(0, len(group), options.batch_size):
-                self.run_alike(group[start : start + options.batch_size], options)
+            self.run_alike(list(alike), options)
 
     def run_alike(self, batch: list[Seen], options: PredictOptions) -> None:
-        """As `run`, for views of one shape that fit a batch."""
+        """As `run`, for views of one shape."""
         images = torch.from_numpy(np.stack([seen.image for seen in batch])).permute(0, 3, 1, 2)
         found = self.runtime.detect(images, options.score, options.iou, options.max_detections)
         for seen, detections in zip(batch, found, strict=True):
@@ -192,6 +204,7 @@ class Detector:
             labels=found.labels.numpy(),
             class_names=self.class_names,
             frame=frame.number,
+            rate=frame.rate,
             image=None if frame.is_file else frame.pixels,
         )
 

@@ -29,6 +29,7 @@ class Prediction:
         labels: (D,) int64.
         class_names: of the model, in the order of the labels.
         frame: number of a video's picture, from 0; None: no video.
+        rate: of a video, pictures per second; None: unknown.
         image: (H, W, 3) uint8 RGB, where it was an array or a frame of a stream; None: it is in `source`.
     """
 
@@ -39,6 +40,7 @@ class Prediction:
     labels: np.ndarray
     class_names: tuple[str, ...]
     frame: int | None = None
+    rate: float | None = None
     image: np.ndarray | None = None
 
     def __len__(self) -> int:

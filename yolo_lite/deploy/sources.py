@@ -6,11 +6,12 @@ Notation: images are (H, W, 3) uint8 RGB.
 from __future__ import annotations
 
 import glob
+import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 
 from yolo_lite.data.images import ImageProblem, decode_file, inspect_image, read_file
 from yolo_lite.data.layouts import IMAGE_SUFFIXES
+from yolo_lite.data.layouts import list_images as list_folder
 from yolo_lite.utils.errors import UserError
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
@@ -29,6 +31,8 @@ PATTERN = "*?["
 # Images that are read while the network works on others.
 AHEAD = 16
 READERS = 2
+# Larger ones are decoded when they are asked for: 16 aerial photographs at once would fill the memory.
+PIXELS_AHEAD = 2**25
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Frame:
         number: of a video's picture, from 0; None: no video.
         rate: of a video, pictures per second.
         is_file: the image can be read again from `source`.
+        is_live: of a camera: it should not wait for more.
     """
 
     source: str
@@ -50,11 +55,16 @@ class Frame:
     number: int | None = None
     rate: float | None = None
     is_file: bool = False
+    is_live: bool = False
 
     @property
     def scale(self) -> float:
         """Pixels of `pixels` per pixel of the image."""
         return self.pixels.shape[1] / self.size[1]
+
+    def without_pixels(self) -> Frame:
+        """The same, when all who need its pixels have them."""
+        return replace(self, pixels=np.zeros((0, 0, 3), np.uint8))
 
 
 @dataclass(frozen=True)
@@ -65,23 +75,33 @@ class Failure:
 
 
 def list_images(source: str) -> list[Path]:
-    """The image files that a path, a folder or a pattern means; a folder with all below it, in the order of names.
+    """The files that a path, a folder or a pattern means; of a folder the images in it and below, sorted.
 
     Raises:
         UserError: there are none.
     """
     path = Path(source)
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        found = list_folder(path)
         if not found:
             raise UserError(f"no images in {path}: these are looked for: {', '.join(sorted(IMAGE_SUFFIXES))}")
         return found
-    if not path.exists() and any(sign in source for sign in PATTERN):
+    if is_pattern(source):
         found = sorted(Path(p) for p in glob.glob(source, recursive=True) if Path(p).is_file())
         if not found:
             raise UserError(f"no file fits the pattern {source}")
         return found
     return [path]
+
+
+def is_pattern(source: str) -> bool:
+    """Not a path, but a pattern of paths: a file may have brackets in its name."""
+    return any(sign in source for sign in PATTERN) and not os.path.lexists(source)
+
+
+def is_camera(source: str) -> bool:
+    """The number of a camera, unless a file is called so."""
+    return source.isascii() and source.isdecimal() and not os.path.lexists(source)
 
 
 def is_video(path: Path) -> bool:
@@ -90,8 +110,33 @@ def is_video(path: Path) -> bool:
 
 
 def listed_on_stdin() -> list[str]:
-    """One path a line."""
-    return [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
+    """One path a line, in whatever encoding the names of files have."""
+    lines = sys.stdin.buffer.read().splitlines()
+    return [os.fsdecode(line) for line in lines if line.strip()]
+
+
+def with_listed(sources: Iterable[str]) -> list[str]:
+    """The sources, those that standard input lists in the place of `-`."""
+    return [name for source in sources for name in (listed_on_stdin() if source == STDIN else [source])]
+
+
+def common_folder(sources: Iterable[str]) -> Path | None:
+    """The folder that all files of the sources lie in; None where there is none, as of cameras alone."""
+    folders = []
+    for source in sources:
+        if is_camera(source):
+            continue
+        path = Path(source)
+        if is_pattern(source):
+            while is_pattern(str(path)):
+                path = path.parent
+        elif not path.is_dir():
+            path = path.parent
+        folders.append(os.path.abspath(path))
+    try:
+        return Path(os.path.commonpath(folders))
+    except ValueError:  # none at all, or on several drives
+        return None
 
 
 @dataclass(frozen=True)
@@ -99,7 +144,7 @@ class Job:
     """How to get one image, or a stream of them.
 
     Attributes:
-        run: gives the frame, or an iterator over those of a stream.
+        run: gives the frame or how to decode it; of a stream, an iterator over its frames.
         is_stream: a video or a camera.
     """
 
@@ -114,34 +159,40 @@ def open_sources(
 
     Args:
         sources: paths of images, folders, patterns or videos; numbers of cameras; `-`; (H, W, 3) uint8 RGB arrays,
-            (H, W) grey ones, images of Pillow.
+            (H, W) grey ones, images of Pillow. An iterator is asked as images are needed, a list is looked through
+            beforehand.
         at_least: a JPEG may be decoded smaller, as long as its longer side keeps so many pixels; None: in full.
         ahead: frames that are read before they are asked for.
 
     Returns:
-        How many there are (None: a video or a camera tells no number), and the frames.
-
-    Raises:
-        UserError: a folder or pattern is empty.
+        How many there are (None: a video, a camera or an iterator tells no number), and the frames.
     """
-    jobs = [job for number, source in enumerate(sources) for job in jobs_of(source, number, at_least)]
-    total = None if any(job.is_stream for job in jobs) else len(jobs)
+    jobs: Iterable[Job] = (job for number, source in enumerate(sources) for job in jobs_of(source, number, at_least))
+    total = None
+    if isinstance(sources, Sized):
+        jobs = list(jobs)
+        total = None if any(job.is_stream for job in jobs) else len(jobs)
     return total, read_ahead(jobs, ahead)
 
 
 def jobs_of(source: Any, number: int, at_least: int | None) -> Iterator[Job]:
     """What is to be read of a source, the `number`-th."""
     if isinstance(source, int) and not isinstance(source, bool):
-        yield Job(lambda: camera_frames(source), is_stream=True)
+        yield Job(partial(camera_frames, source), is_stream=True)
     elif not isinstance(source, str | Path):
-        yield Job(lambda: array_frame(source, number))
+        yield Job(partial(array_frame, source, number))
     elif str(source) == STDIN:
         for line in listed_on_stdin():
             yield from jobs_of(line, number, at_least)
-    elif str(source).isdigit() and not Path(source).exists():
-        yield Job(lambda: camera_frames(int(str(source))), is_stream=True)
+    elif is_camera(str(source)):
+        yield Job(partial(camera_frames, int(str(source))), is_stream=True)
     else:
-        for path in list_images(str(source)):
+        try:
+            paths = list_images(str(source))
+        except UserError as error:
+            yield Job(partial(Failure, error))
+            return
+        for path in paths:
             if is_video(path):
                 yield Job(partial(video_frames, path), is_stream=True)
             else:
@@ -151,7 +202,7 @@ def jobs_of(source: Any, number: int, at_least: int | None) -> Iterator[Job]:
 def read_ahead(jobs: Iterable[Job], ahead: int) -> Iterator[Frame | Failure]:
     """The results of jobs in their order, begun before they are asked for; those of streams one by one."""
     remaining = iter(jobs)
-    waiting: deque[tuple[Job, Future[Frame | Failure] | None]] = deque()
+    waiting: deque[tuple[Job, Future[Any] | None]] = deque()
     with ThreadPoolExecutor(READERS) as pool:
         try:
             while True:
@@ -163,24 +214,32 @@ def read_ahead(jobs: Iterable[Job], ahead: int) -> Iterator[Frame | Failure]:
                 if result is None:
                     yield from job.run()
                 else:
-                    yield result.result()
+                    found = result.result()
+                    yield found() if callable(found) else found
         finally:  # also where nobody wants the rest
             for _, result in waiting:
                 if result is not None:
                     result.cancel()
 
 
-def read_frame(path: Path, at_least: int | None) -> Frame | Failure:
-    """An image file."""
+def read_frame(path: Path, at_least: int | None) -> Frame | Failure | Callable[[], Frame | Failure]:
+    """An image file; how to decode it, where it is large."""
     found = inspect_image(path)
     if isinstance(found, ImageProblem):
         return Failure(UserError(f"image {path}: {found.reason}"))
+    if found[0] * found[1] > PIXELS_AHEAD:
+        return partial(decode_frame, path, found, at_least)
+    return decode_frame(path, found, at_least)
+
+
+def decode_frame(path: Path, size: tuple[int, int], at_least: int | None) -> Frame | Failure:
+    """An image file of a known size (height, width)."""
     try:
-        return Frame(str(path), found, decode_file(read_file(path), path, at_least), is_file=True)
+        return Frame(str(path), size, decode_file(read_file(path), path, at_least), is_file=True)
     except UserError as error:
         return Failure(error)
     except MemoryError:
-        return Failure(UserError(f"image {path}: {found[1]}x{found[0]} pixels do not fit the memory"))
+        return Failure(UserError(f"image {path}: {size[1]}x{size[0]} pixels do not fit the memory"))
 
 
 def array_frame(source: Any, number: int) -> Frame | Failure:
@@ -209,10 +268,10 @@ def video_frames(path: Path) -> Iterator[Frame | Failure]:
 
 def camera_frames(number: int) -> Iterator[Frame | Failure]:
     """The pictures of a camera, until it is unplugged or nobody asks for more."""
-    yield from captured(cv2.VideoCapture(number), f"camera {number}", f"no camera {number}")
+    yield from captured(cv2.VideoCapture(number), f"camera {number}", f"no camera {number}", is_live=True)
 
 
-def captured(capture: Any, source: str, problem: str) -> Iterator[Frame | Failure]:
+def captured(capture: Any, source: str, problem: str, is_live: bool = False) -> Iterator[Frame | Failure]:
     """The pictures of an opened video or camera."""
     try:
         number = 0
@@ -222,7 +281,7 @@ def captured(capture: Any, source: str, problem: str) -> Iterator[Frame | Failur
             if not is_there or picture is None:
                 break
             image = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
-            yield Frame(source, image.shape[:2], image, number, rate or None)
+            yield Frame(source, image.shape[:2], image, number, rate or None, is_live=is_live)
             number += 1
         if not number:
             yield Failure(UserError(problem))

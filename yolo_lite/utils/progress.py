@@ -19,10 +19,10 @@ class LongJob:
 
     Args:
         what: names it.
-        total: steps.
+        total: steps; None: nobody knows.
     """
 
-    def __init__(self, what: str, total: int) -> None:
+    def __init__(self, what: str, total: int | None) -> None:
         self.what = what
         self.total = total
         self._next_report = time.monotonic() + INTERVAL
@@ -52,8 +52,8 @@ class LongJob:
             self._draw(done, detail)
         else:
             self._next_report = now + INTERVAL
-            share = 100 * done / max(1, self.total)
-            log.info("%s: %.0f %%%s", self.what, share, f", {detail}" if detail else "")
+            share = f"{done} so far" if self.total is None else f"{100 * done / max(1, self.total):.0f} %"
+            log.info("%s: %s%s", self.what, share, f", {detail}" if detail else "")
 
     def _draw(self, done: int, detail: str) -> None:
         if self._bar is None:

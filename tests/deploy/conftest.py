@@ -1,0 +1,150 @@
+"""A runtime that finds coloured rectangles, a checkpoint that finds something everywhere, small pictures and videos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from yolo_lite.deploy.detector import Detector
+from yolo_lite.deploy.model_info import ModelInfo
+from yolo_lite.deploy.runtimes import Runtime
+from yolo_lite.training.module import DetectionModule
+
+GREY = 40
+COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
+NAMES = ("red", "green", "blue")
+TOLERANCE = 60  # of a channel: edges that are half colour, half ground belong to nothing
+
+
+class ColourRuntime(Runtime):
+    """Finds each connected patch of a pure colour; exact up to the pixels of the input.
+
+    Attributes:
+        batches: shapes of the inputs so far.
+    """
+
+    def __init__(self, image_size: int = 128) -> None:
+        self.info = ModelInfo("colours", NAMES, image_size, (8, 16, 32), 16, output="decoded")
+        self.batches: list[tuple[int, ...]] = []
+
+    def compute(self, images: Tensor) -> list[Tensor]:
+        self.batches.append(tuple(images.shape))
+        found = [self.patches(image.permute(1, 2, 0).numpy()) for image in images]
+        most = max(len(boxes) for boxes, _ in found)
+        boxes = torch.zeros(len(images), most, 4)
+        scores = torch.zeros(len(images), most, len(NAMES))
+        for i, (corners, labels) in enumerate(found):
+            for k, (box, label) in enumerate(zip(corners, labels, strict=True)):
+                boxes[i, k] = torch.tensor(box)
+                scores[i, k, label] = 0.9
+        return [boxes, scores]
+
+    @staticmethod
+    def patches(image: np.ndarray) -> tuple[list[list[float]], list[int]]:
+        boxes, labels = [], []
+        for label, colour in enumerate(COLOURS):
+            mask = (np.abs(image.astype(int) - colour) < TOLERANCE).all(axis=2).astype(np.uint8)
+            count, _, stats, _ = cv2.connectedComponentsWithStats(mask)
+            for x, y, w, h, _ in stats[1:count].tolist():
+                boxes.append([float(x), float(y), float(x + w), float(y + h)])
+                labels.append(label)
+        return boxes, labels
+
+
+def draw_rectangles(
+    size: tuple[int, int], boxes_xyxy: Sequence[Sequence[int]], labels: Sequence[int] | None = None
+) -> np.ndarray:
+    """An (H, W, 3) uint8 RGB picture of coloured rectangles on grey."""
+    picture = np.full((*size, 3), GREY, dtype=np.uint8)
+    for i, (x1, y1, x2, y2) in enumerate(boxes_xyxy):
+        picture[y1:y2, x1:x2] = COLOURS[labels[i] if labels is not None else 0]
+    return picture
+
+
+@pytest.fixture(scope="session", name="draw_rectangles")
+def draw_rectangles_fixture() -> Callable[..., np.ndarray]:
+    return draw_rectangles
+
+
+@pytest.fixture
+def colour_detector() -> Callable[..., Detector]:
+    """A detector of coloured rectangles: `colour_detector(image_size=128)`."""
+
+    def make(image_size: int = 128) -> Detector:
+        return Detector(ColourRuntime(image_size))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def save_image() -> Callable[[Path, np.ndarray], Path]:
+    """Write an (H, W, 3) RGB picture; the folder is made."""
+
+    def save(path: Path, image: np.ndarray) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(path), image[..., ::-1])
+        return path
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def save_video() -> Callable[..., Path]:
+    """Write pictures as a video."""
+
+    def save(path: Path, pictures: Sequence[np.ndarray], rate: float = 10.0, code: str = "mp4v") -> Path:
+        height, width = pictures[0].shape[:2]
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*code), rate, (width, height))
+        assert writer.isOpened()
+        for picture in pictures:
+            writer.write(np.ascontiguousarray(picture[..., ::-1]))
+        writer.release()
+        return path
+
+    return save
+
+
+def make_checkpoint(path: Path, class_names: Sequence[str] = NAMES, image_size: int = 64, seed: int = 0) -> Path:
+    """A checkpoint as train.py writes it of a detector that nobody trained, which finds a lot in every image: noise has
+    set its statistics, so that what it finds depends on the pixels, with scores of all sizes."""
+    torch.manual_seed(seed)
+    module = DetectionModule("yolov8n", list(class_names), image_size)
+    for branch in module.model.head.classes:
+        torch.nn.init.normal_(branch[-1].weight, std=0.3)
+        torch.nn.init.constant_(branch[-1].bias, -0.8)
+    for part in module.model.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.momentum = None  # the mean of all batches
+    module.model.train()
+    with torch.no_grad():
+        for size in (2, 4, 8, 16, 32, 64):
+            module.model(torch.nn.functional.interpolate(torch.rand(8, 3, size, size), size=64))
+    identity = {"format": 1, "class_names": list(class_names), "variant": "yolov8n", "image_size": image_size}
+    content: dict[str, Any] = {
+        "state_dict": module.state_dict(),
+        "hyper_parameters": dict(module.hparams),
+        "yolo_lite": identity,
+        "pytorch-lightning_version": L.__version__,
+    }
+    torch.save(content, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector of three classes, 64 px."""
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoint") / "three.ckpt")
+
+
+@pytest.fixture(scope="session")
+def one_class_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector of one class, 64 px."""
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoint") / "one.ckpt", ["thing"])
