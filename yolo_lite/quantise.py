@@ -33,7 +33,9 @@ PAPER_WIDTH = 120
 def build_parser() -> ArgumentParser:
     """The arguments of the command."""
     parser = ArgumentParser(
-        prog="python -m yolo_lite.quantise", description="Write a trained model in int8, calibrated on your data."
+        prog="python -m yolo_lite.quantise",
+        description="Write a trained model in int8, calibrated on your data.",
+        exit_on_error=False,
     )
     parser.add_argument("--checkpoint", type=str, required=True, help="of train.py, or a .safetensors file")
     parser.add_argument("--format", type=Quantiser, default="onnx", help="of the file")
