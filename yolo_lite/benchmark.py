@@ -79,7 +79,7 @@ def open_data(config: Namespace, size: tuple[int, int]) -> DetectionDataModule |
 
 def print_results(results: Sequence[Result], contest: Contest, size: tuple[int, int]) -> None:
     """A row for each model."""
-    title = f"{size[0]}x{size[1]}, {contest.device}, {contest.threads} threads, {contest.rounds} rounds in turn"
+    title = f"{contest.describe(size)}, {contest.rounds} rounds in turn"
     table = Table(title=title)
     table.add_column("model")
     first = results[0]
@@ -123,13 +123,11 @@ def draw(results: Sequence[Result], contest: Contest, size: tuple[int, int]) -> 
             result.entry.family,
             result.info.precision,
             1000 * result.latency.median,
-            1000 * result.latency.p90,
             result.scores["map_50_95"] if is_scored and result.scores else result.size / 1e6,
         )
         for result in results
     ]
-    title = f"{size[0]}x{size[1]} px, batch {contest.batch}, {contest.device}, {contest.threads} threads"
-    return latency_figure(points, is_scored, title)
+    return latency_figure(points, is_scored, f"{contest.describe(size)}, batch {contest.batch}")
 
 
 def benchmark(config: Namespace) -> None:

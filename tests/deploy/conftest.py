@@ -19,7 +19,7 @@ from yolo_lite.losses.detection import DetectionLoss
 from yolo_lite.models import build_model
 from yolo_lite.models.yolo import YOLO
 
-STEPS = 100
+STEPS = 80
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,6 @@ def test_formats_and_names() -> None:
 
 
 def test_a_figure_of_one_model_and_of_equal_ones() -> None:
-    point = Point("a $model$", "onnx", "fp32", 10.0, 12.0, 0.6)
+    point = Point("a $model$", "onnx", "fp32", 10.0, 0.6)
     assert latency_figure([point], True, "title").startswith(b"\x89PNG")
     assert latency_figure([point, point], False, "title").startswith(b"\x89PNG")

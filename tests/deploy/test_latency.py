@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from yolo_lite.deploy.latency import WARM_UP, Latency, added_memory, measure_latency
+from yolo_lite.deploy.latency import WARM_UP, Latency, added_memory, measure_latency, peak_of_running
 from yolo_lite.deploy.runtimes import Runtime
 from yolo_lite.utils.errors import UserError
 
@@ -55,4 +55,4 @@ def test_memory_is_that_of_the_model(checkpoint: Path) -> None:
 def test_a_file_that_cannot_be_run_is_said_by_name(tmp_path: Path) -> None:
     path = tmp_path / "none.ckpt"
     with pytest.raises(UserError, match=r"none\.ckpt"):
-        added_memory(path, 64)
+        peak_of_running(path, 64, 1, None)

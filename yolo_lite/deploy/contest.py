@@ -127,6 +127,11 @@ class Contest:
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)}: give at least 1")
 
+    def describe(self, size: tuple[int, int]) -> str:
+        """What the times depend on: images of (height, width), device, threads."""
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"{size[0]}x{size[1]} px, {self.device}, {threads}"
+
     def measure(
         self, entries: Sequence[Entry], size: tuple[int, int], data: DetectionDataModule | None
     ) -> list[Result]:
