@@ -190,7 +190,7 @@ def check_out(out: str | None) -> Path | None:
         UserError: it is in use, or cannot be made.
     """
     folder = PREDICTIONS if out is None else Path(out)
-    check_folder("results", folder)
+    check_folder("results", folder, "give another folder with --out, or --save none")
     if out is None:
         return None
     if folder.exists() and any(folder.iterdir()):

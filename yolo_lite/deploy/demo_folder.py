@@ -121,7 +121,7 @@ def check_free(folder: Path) -> None:
     """Raises:
     UserError: something is there that must not be written over, or nothing can be written there.
     """
-    check_folder("the demo", folder)
+    check_folder("the demo", folder, "give another folder with --out")
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise taken(folder)
 

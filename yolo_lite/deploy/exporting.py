@@ -78,14 +78,24 @@ def export_model(model: YOLO, info: ModelInfo, kind: Format, path: Path, overwri
         differences = [compare(reference, runtime, probe_images(shape)) for shape in probe_shapes(runtime)]
         del runtime  # Windows renames no file that is open
         check_differences(differences, info, kind)
-        files = sorted(Path(folder).iterdir(), key=lambda file: file.suffix == SUFFIXES[kind])  # the .xml last
-        size = sum(file.stat().st_size for file in files)
-        try:
-            for file in files:
-                os.replace(file, path.with_name(file.name))
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}") from None
+        size = give_name(Path(folder), path)
     return Exported(path, size, differences)
+
+
+def give_name(folder: Path, path: Path) -> int:
+    """Move a finished file, and what belongs to it, to where it is looked for; returns the bytes of all of it.
+
+    Raises:
+        UserError: it cannot be moved there.
+    """
+    files = sorted(folder.iterdir(), key=lambda file: file.suffix == path.suffix)  # OpenVINO's .xml last
+    size = sum(file.stat().st_size for file in files)
+    try:
+        for file in files:
+            os.replace(file, path.with_name(file.name))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    return size
 
 
 def check_request(info: ModelInfo, kind: Format) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -227,6 +228,8 @@ def needed(package: str, what: Any) -> Any:
     Raises:
         UserError: it is not installed.
     """
+    # OpenVINO and NNCF tell Intel that and how they are used, without asking; without this package they do not.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:

@@ -1,0 +1,99 @@
+"""The benchmark's table, JSON and figure, and what it leaves out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from yolo_lite.benchmark import main
+from yolo_lite.deploy.contest import CHOICES, parse_formats, short_names
+from yolo_lite.deploy.figures import Point, latency_figure
+from yolo_lite.utils.errors import UserError
+
+
+@pytest.fixture
+def run(trained_file: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command in two rounds; exit code, output and errors."""
+
+    def command(*arguments: str, checkpoints: tuple[Path, ...] = (trained_file,)) -> tuple[int, str, str]:
+        few = ["--rounds", "2", "--throughput_batch", "2", "--memory", "false"]
+        code = main(["--checkpoint", *map(str, checkpoints), *few, *arguments])
+        said = capsys.readouterr()
+        return code, said.out, said.err.strip()
+
+    return command
+
+
+def test_a_checkpoint_in_two_formats_with_map(run: Any, trained: Any, tmp_path: Path) -> None:
+    numbers, folder = tmp_path / "numbers.json", tmp_path / "figures"
+    data = ["--data.root", str(trained.root), "--data.num_workers", "0"]
+    code, said, _ = run("--formats", "torch,torchscript", *data, "--json", str(numbers), "--out", str(folder))
+    assert code == 0 and "torchscript" in said
+    rows = json.loads(numbers.read_text())
+    assert [row["format"] for row in rows] == ["torch", "torchscript"]
+    assert rows[0]["speed"] == 1 and rows[0]["map"] > 0
+    assert abs(rows[0]["map"] - rows[1]["map"]) < 1e-3
+    for row in rows:
+        assert 0 < row["latency_ms"] <= row["latency_p90_ms"]
+        assert row["parameters"] == sum(x.numel() for x in trained.model.parameters())
+        assert row["bytes"] > 0 and row["images_per_second"] > 0 and len(row["seconds"]) == 2
+    picture = cv2.imread(str(folder / "latency.png"))
+    assert picture is not None and len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
+    assert not list(tmp_path.glob("*.torchscript"))
+
+
+def test_without_data_there_is_no_map(run: Any, tmp_path: Path) -> None:
+    numbers = tmp_path / "numbers.json"
+    assert run("--formats", "torch", "--json", str(numbers), "--out", str(tmp_path))[0] == 0
+    assert json.loads(numbers.read_text())[0]["map"] is None
+    assert (tmp_path / "latency.png").is_file()
+
+
+def test_what_cannot_be_had_is_one_line_and_left_out(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    code, said, _ = run("--formats", "torch,openvino,onnx-int8")
+    assert code == 0
+    skipped = [line for line in said.splitlines() if line.startswith("skipped")]
+    assert len(skipped) == 2
+    assert skipped[0].startswith("skipped openvino: ") and "pip install" in skipped[0]
+    assert skipped[1] == "skipped onnx-int8: int8 is calibrated on data: give --data.root"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--formats", "tflite"], "--formats tflite: choose of torch"),
+        (["--rounds", "0"], "--rounds 0: give at least 1"),
+        (["--data.root", "none"], "none"),
+        (["--device", "tpu"], "device 'tpu'"),
+    ],
+)
+def test_errors_are_one_line(run: Any, arguments: list[str], message: str) -> None:
+    code, _, said = run(*arguments)
+    assert code == 2 and message in said and "\n" not in said
+
+
+def test_a_missing_file_is_one_line(run: Any, tmp_path: Path) -> None:
+    code, _, said = run(checkpoints=(tmp_path / "none.ckpt",))
+    assert code == 2 and "none.ckpt" in said and "\n" not in said
+
+
+def test_formats_and_names() -> None:
+    assert parse_formats("torch, onnx,torch") == ["torch", "onnx"]
+    assert {"torch", "onnx-int8", "openvino-int8", "onnx-fp16", "torch_export"} <= set(CHOICES)
+    assert short_names([Path("a/best.ckpt"), Path("b/best.ckpt")]) == ["a/best.ckpt", "b/best.ckpt"]
+    with pytest.raises(UserError, match="twice"):
+        short_names([Path("a.onnx"), Path("a.onnx")])
+
+
+def test_a_figure_of_one_model_and_of_equal_ones() -> None:
+    point = Point("a $model$", "onnx", "fp32", 10.0, 0.6)
+    assert latency_figure([point], True, "title").startswith(b"\x89PNG")
+    assert latency_figure([point, point], False, "title").startswith(b"\x89PNG")
