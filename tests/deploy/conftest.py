@@ -19,7 +19,7 @@ from yolo_lite.losses.detection import DetectionLoss
 from yolo_lite.models import build_model
 from yolo_lite.models.yolo import YOLO
 
-STEPS = 80
+STEPS = 100
 
 
 @dataclass(frozen=True)
