@@ -158,7 +158,7 @@ def one_class_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("checkpoint") / "one.ckpt", ["thing"])
 
 
-STEPS = 80
+STEPS = 100
 
 
 @dataclass(frozen=True)
