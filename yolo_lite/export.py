@@ -26,7 +26,11 @@ log = logging.getLogger("yolo_lite.export")  # as a command, __name__ is __main_
 
 def build_parser() -> ArgumentParser:
     """The arguments of the command."""
-    parser = ArgumentParser(prog="python -m yolo_lite.export", description="Write a trained model for other runtimes.")
+    parser = ArgumentParser(
+        prog="python -m yolo_lite.export",
+        description="Write a trained model for other runtimes.",
+        exit_on_error=False,
+    )
     parser.add_argument("--checkpoint", type=str, required=True, help="of train.py, or a .safetensors file")
     parser.add_argument("--format", type=Format, default="onnx", help="of the file")
     parser.add_argument("--out", type=str | None, default=None, help="the file; default: beside the checkpoint")

@@ -305,7 +305,8 @@ def test_pictures_are_of_a_readable_size_and_boxes_with_them(side: int, shown: i
     drawn = draw_boxes(image, box, np.array([0]), [""])
     assert drawn.shape == (shown // 2, shown, 3)
     rows, columns = np.nonzero(drawn.any(axis=2))
-    found = np.array([columns.min(), rows.min(), columns.max(), rows.max()])
+    top = np.nonzero(drawn[:, columns.max() - 4].any(axis=1))[0].min()  # right of the sign with the name
+    found = np.array([columns.min(), top, columns.max(), rows.max()])
     assert np.abs(found - box[0] * shown / side).max() <= 2
 
 
