@@ -3,10 +3,10 @@
 python benchmarks/predict.py FOLDER --checkpoint best.ckpt --image_size 640
 
 A round runs over the same few images: the network alone (BatchNorm folded) on a batch that lies ready, `model.predict`
-on the files, the command with `--save none` in this process, by the speed that it prints. Rounds are short, so
+on the files, the command with `--save none` called in this process, by the speed that it prints. Rounds are short, so
 that what else the machine does hits all of them; the last line compares the sums. `cpu_share` compares seconds of the
-processor, threads that read images included: what is left of the speed where all cores are busy. Then decoding
-and suppression of single images, each after its forward pass.
+processor, threads that read images included: what is left of the network's speed where all cores are busy. Then
+decoding and suppression of single images, each after its forward pass.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ is written, every file whole.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import time
@@ -288,6 +289,8 @@ def run_predict(args: list[str]) -> None:
         StoppedError: a signal ended it.
         UserError: the arguments are not what they should be, or no image could be read.
     """
+    # FFmpeg's own words about a damaged video, which is told in one line anyway; read when the first one is opened.
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     check_names(args)
     config = build_parser().parse_args(args)
     options = PredictOptions(**{field.name: config[field.name] for field in fields(PredictOptions)})

@@ -167,7 +167,7 @@ def test_large_images(
 
 
 def assert_same(found: Prediction, boxes_xyxy: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor) -> None:
-    """The same set, up to what folding BatchNorm changes: of two nearly equal scores, either may come first."""
+    """The same set, up to what folding BatchNorm changes: of two nearly equal scores either may come first."""
     assert len(found) == len(scores)
     rows = np.column_stack([found.boxes_xyxy, 100 * found.scores, 100 * found.labels])
     expected = np.column_stack([boxes_xyxy, 100 * scores, 100 * labels])

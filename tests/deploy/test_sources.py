@@ -144,7 +144,7 @@ def test_videos_that_are_none(tmp_path: Path) -> None:
     found = read(tmp_path / "text.mp4", tmp_path / "gone.avi")
     assert [str(one.error) for one in found if isinstance(one, Failure)] == [
         f"video {tmp_path / 'text.mp4'}: not readable",
-        f"no video {tmp_path / 'gone.avi'}",
+        f"video {tmp_path / 'gone.avi'}: missing",
     ]
 
 
@@ -175,7 +175,7 @@ def test_cameras_by_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
     found = read("0", 5)
     assert [one.source for one in found if isinstance(one, Frame)] == ["camera 0"] * 3
     assert all(one.is_live and one.rate is None for one in found if isinstance(one, Frame))
-    assert names(found)[3] == "! no camera 5"
+    assert names(found)[3] == "! camera 5: not there, or in use"
     assert all(camera.is_released for camera in opened)
     _, frames = open_sources(["0"])
     next(frames)

@@ -52,6 +52,15 @@ def test_lines_grow_with_the_image() -> None:
     assert thick > 4 * thin > 0
 
 
+def test_many_small_objects_do_not_disappear_behind_their_names() -> None:
+    places = np.arange(100, 2900, 100)
+    corners = np.stack(np.meshgrid(places, places), axis=-1).reshape(-1, 2)
+    boxes = np.concatenate([corners, corners + 50], axis=1).astype(float)
+    image = np.zeros((3000, 3000, 3), np.uint8)
+    drawn = draw_detections(image, boxes, np.zeros(len(boxes), np.int64), ["car"], np.full(len(boxes), 0.5))
+    assert (drawn > 0).any(axis=2).mean() < 0.35
+
+
 def test_the_best_box_lies_over_the_others() -> None:
     boxes = np.array([[10.0, 10, 60, 60], [10, 10, 60, 60]])
     drawn = draw_detections(np.zeros((80, 80, 3), np.uint8), boxes, np.array([1, 0]), ["a", "b"])

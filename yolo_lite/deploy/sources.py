@@ -261,14 +261,16 @@ def array_frame(source: Any, number: int) -> Frame | Failure:
 def video_frames(path: Path) -> Iterator[Frame | Failure]:
     """The pictures of a video."""
     if not path.is_file():
-        yield Failure(UserError(f"no video {path}"))
+        yield Failure(UserError(f"video {path}: missing"))
         return
     yield from captured(cv2.VideoCapture(str(path)), str(path), f"video {path}: not readable")
 
 
 def camera_frames(number: int) -> Iterator[Frame | Failure]:
     """The pictures of a camera, until it is unplugged or nobody asks for more."""
-    yield from captured(cv2.VideoCapture(number), f"camera {number}", f"no camera {number}", is_live=True)
+    yield from captured(
+        cv2.VideoCapture(number), f"camera {number}", f"camera {number}: not there, or in use", is_live=True
+    )
 
 
 def captured(capture: Any, source: str, problem: str, is_live: bool = False) -> Iterator[Frame | Failure]:

@@ -25,7 +25,8 @@ PLAIN = ((False, 1.0),)
 AUGMENTED = ((False, 1.0), (True, 1.0), (False, 0.8), (True, 0.8))
 # A box that ends where its tile does is a part of an object if another one covers it to this share.
 PART_COVERED = 0.7
-BORDER = 2.0  # pixels, within which a box ends at its tile's side
+# Within so many pixels, and such a share of the tile, a box ends at its tile's side: detectors are not exact.
+BORDER, BORDER_SHARE = 2.0, 0.02
 
 
 @dataclass(frozen=True)
@@ -173,14 +174,15 @@ def ends_at_border(boxes_xyxy: Tensor, view: View, size: tuple[int, int]) -> Ten
         return torch.zeros(len(boxes_xyxy), dtype=torch.bool)
     x1, y1, x2, y2 = boxes_xyxy.unbind(1)
     is_cut = torch.zeros(len(boxes_xyxy), dtype=torch.bool)
+    border = max(BORDER, BORDER_SHARE * max(view.shape))
     if view.left > 0:
-        is_cut |= x1 < view.left + BORDER
+        is_cut |= x1 < view.left + border
     if view.top > 0:
-        is_cut |= y1 < view.top + BORDER
+        is_cut |= y1 < view.top + border
     if view.right < size[1]:
-        is_cut |= x2 > view.right - BORDER
+        is_cut |= x2 > view.right - border
     if view.bottom < size[0]:
-        is_cut |= y2 > view.bottom - BORDER
+        is_cut |= y2 > view.bottom - border
     return is_cut
 
 

@@ -12,8 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 # Distinct on photographs, readable for the colour-blind (Okabe and Ito), in RGB.
 PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
-# Pixels of an image's longer side for a line of one pixel, and for a pixel of the letters' height.
+# Pixels of an image's longer side for a line of one pixel, and for a pixel of the letters' height; and those of a usual
+# box's shorter side: a thousand small objects on a large image would disappear behind their names.
 SIDE_PER_LINE, SIDE_PER_LETTER = 320, 48
+BOX_PER_LINE, BOX_PER_LETTER = 25, 5
 SMALLEST_LETTERS = 10
 # Latin, Greek, Cyrillic, Hebrew and Arabic letters; it comes with matplotlib.
 FONT = Path("fonts", "ttf", "DejaVuSans.ttf")
@@ -42,12 +44,14 @@ def draw_detections(
 ) -> np.ndarray:
     """A copy of an (H, W, 3) uint8 RGB image with boxes (N, 4) in its pixels, class names and scores.
 
-    Lines and letters grow with the image, so that it looks the same at any size. The best box lies over the others; a
-    name stands where it covers the fewest others.
+    Lines and letters grow with the image, as far as its boxes do: it looks the same at any size. The best box lies
+    over the others; a name stands where it covers the fewest others.
     """
     canvas = np.ascontiguousarray(image).copy()
     longest = max(canvas.shape[:2])
-    line, letters = max(1, round(longest / SIDE_PER_LINE)), max(SMALLEST_LETTERS, round(longest / SIDE_PER_LETTER))
+    usual = float(np.median((boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).min(axis=1))) if len(boxes_xyxy) else 0.0
+    line = max(1, round(min(longest / SIDE_PER_LINE, usual / BOX_PER_LINE)))
+    letters = max(SMALLEST_LETTERS, round(min(longest / SIDE_PER_LETTER, usual / BOX_PER_LETTER)))
     writer = SignWriter(letters)
     boxes = boxes_xyxy.round().astype(int).tolist()
     shown: list[float | None] = [None] * len(boxes) if scores is None else scores.tolist()
