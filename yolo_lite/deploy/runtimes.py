@@ -101,13 +101,15 @@ class TorchRuntime(Runtime):
     """
 
     def __init__(self, model: YOLO, info: ModelInfo, device: str = "cpu") -> None:
-        self.model = fuse_model(model).to(device)
+        # 1.3 times as fast on a CPU in float32, see benchmarks/README.md; images come in that order already.
+        self.model = fuse_model(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.info = replace(info, output="raw", precision="fp32", batch=None, input_size=None, suppression=None)
         self.device = device
 
     @torch.inference_mode()
     def compute(self, images: Tensor) -> list[Tensor]:
-        return self.model(images.to(self.device).float() / 255)
+        ordered = images.to(self.device).contiguous(memory_format=torch.channels_last)
+        return self.model(ordered.float() / 255)
 
 
 class ScriptRuntime(Runtime):
