@@ -254,7 +254,7 @@ def usable(frames: Iterable[Frame | Failure], tally: Tally, stop: StopRequest) -
             yield frame
         else:
             tally.skipped += 1
-            print(f"skipped {one_line(str(frame.error))}", file=sys.stderr)
+            print(f"skipped: {one_line(str(frame.error))}", file=sys.stderr)
         if stop.received is not None:
             return
 

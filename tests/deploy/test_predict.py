@@ -105,7 +105,7 @@ def test_a_folder_with_junk(
     assert command(junk, "empty", "--save", "images,coco") == predict.EXIT_SKIPPED
     shown = capsys.readouterr()
     lines = shown.err.splitlines()
-    assert [line.startswith("skipped ") for line in lines] == [True, True, True, False]
+    assert [line.startswith("skipped: ") for line in lines] == [True, True, True, False]
     for line, words in zip(
         lines, ["cut.jpg", "text.jpg", "no images in empty", "3 of 7 images were skipped"], strict=True
     ):
