@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +10,6 @@ from torch import nn
 from yolo_lite.deploy.model_info import ModelInfo
 from yolo_lite.deploy.verification import probe_images
 from yolo_lite.models.yolo import YOLO, build_model
-from yolo_lite.training.module import DetectionModule
 
 NAMES = ["circle", "square", "tree"]
 
@@ -51,19 +49,3 @@ def lively(variant: str = "yolov8n", image_size: int = 64, seed: int = 0, **part
     torch.manual_seed(seed)
     model = make_lively(build_model(variant, len(NAMES), **parts), seed)
     return model, ModelInfo.of(model, variant, NAMES, image_size)
-
-
-def save_checkpoint(path: Path, variant: str = "yolov8n", image_size: int = 64) -> YOLO:
-    """A checkpoint as train.py writes one, of a detector that finds something; returns that."""
-    torch.manual_seed(0)
-    module = DetectionModule(variant=variant, class_names=NAMES, image_size=image_size)
-    make_lively(module.model)
-    torch.save(
-        {
-            "state_dict": module.state_dict(),
-            "hyper_parameters": dict(module.hparams),
-            "yolo_lite": {"format": 1, "class_names": NAMES, "variant": variant},
-        },
-        path,
-    )
-    return module.model

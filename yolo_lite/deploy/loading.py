@@ -22,11 +22,9 @@ from yolo_lite.deploy.runtimes import (
     unreadable,
 )
 from yolo_lite.models.yolo import YOLO, ModelSpec, build_model
-from yolo_lite.utils.checkpoints import read_checkpoint
+from yolo_lite.utils.checkpoints import MODEL_PREFIX, read_checkpoint
 from yolo_lite.utils.errors import UserError
 
-# Where the network is in a checkpoint's state dict.
-MODEL_PREFIX = "model."
 READABLE = (".ckpt", ".safetensors", ".onnx", ".xml (OpenVINO)", ".torchscript", ".pt2")
 
 
@@ -49,8 +47,8 @@ def from_checkpoint(checkpoint: dict[str, Any], path: Path) -> tuple[YOLO, Model
     names = list(checkpoint["yolo_lite"]["class_names"])
     parts = {field.name: settings.get(field.name) for field in fields(ModelSpec)}
     model = build_model(settings["variant"], len(names), **parts)
-    prefix = MODEL_PREFIX
-    state = {name.removeprefix(prefix): x for name, x in checkpoint["state_dict"].items() if name.startswith(prefix)}
+    weights = checkpoint["state_dict"].items()
+    state = {name.removeprefix(MODEL_PREFIX): x for name, x in weights if name.startswith(MODEL_PREFIX)}
     load_state(model, state, path)
     return model, ModelInfo.of(model, settings["variant"], names, settings["image_size"])
 

@@ -41,9 +41,6 @@ from yolo_lite.utils.checkpoints import CHECKPOINT_FORMAT
 from yolo_lite.utils.distributed import send_from_main, sum_over_processes
 from yolo_lite.utils.errors import UserError
 
-# Where the network is in the state dict.
-MODEL_PREFIX = "model."
-
 
 class DetectionModule(L.LightningModule):
     """A detector with its loss, its optimiser and its scoring.

@@ -20,9 +20,9 @@ from yolo_lite.evaluation.coco_scores import format_score
 from yolo_lite.models.summary import costs_of
 from yolo_lite.training.checkpoints import BestCheckpoint
 from yolo_lite.training.loggers import tensorboards
-from yolo_lite.training.module import MODEL_PREFIX, DetectionModule
+from yolo_lite.training.module import DetectionModule
 from yolo_lite.training.stopping import explaining
-from yolo_lite.utils.checkpoints import transfer_weights
+from yolo_lite.utils.checkpoints import MODEL_PREFIX, transfer_weights
 from yolo_lite.utils.console import clock
 from yolo_lite.utils.runs import occupied
 from yolo_lite.utils.watchdog import follow_parent

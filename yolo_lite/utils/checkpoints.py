@@ -16,6 +16,8 @@ from yolo_lite.utils.errors import UserError
 
 # Raised whenever a checkpoint's contents change so that an earlier version would misread them.
 CHECKPOINT_FORMAT = 1
+# Where the network is in a checkpoint's state dict.
+MODEL_PREFIX = "model."
 # The head's last layers, one row per class.
 CLASS_LAYER = re.compile(r"head\.classes\.\d+\.2\.(weight|bias)$")
 # Between any two variants a few layers of the head have the same shape; that is no start.
