@@ -44,6 +44,13 @@ CHROMIUM_FLAGS = [
 ]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what opens a browser, to be run in a process of its own."""
+    for item in items:
+        if "chromium" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
+
+
 def split_paths(root: Path, layout: Layout, split: Literal["train", "val"]) -> tuple[Path, Path]:
     """Annotation file and image folder of a split."""
     name = SPLIT_NAMES[layout][0 if split == "train" else 1]
