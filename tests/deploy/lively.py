@@ -22,7 +22,9 @@ def make_lively(model: YOLO, seed: int = 0) -> YOLO:
     momentum = norms[0].momentum
     for norm in norms:
         norm.momentum = None  # the average of what it sees
-        norm.weight.data.uniform_(0.7, 1.3, generator=generator)  # of residual blocks that start as the identity too
+        # Blocks that start as the identity add little: chains of random ones would make rounding grow to what one sees.
+        low, high = (0.1, 0.3) if not norm.weight.any() else (0.7, 1.3)
+        norm.weight.data.uniform_(low, high, generator=generator)
         norm.bias.data.normal_(0, 0.1, generator=generator)
     with torch.no_grad():
         model.train()
@@ -40,7 +42,7 @@ def make_lively(model: YOLO, seed: int = 0) -> YOLO:
             scale = 1 / logits.std()
             last.weight.mul_(scale)
             last.bias.fill_(-1 - float((logits * scale).quantile(0.99)))  # type: ignore[union-attr]
-            box[-1].weight.normal_(0, 0.1, generator=generator)  # type: ignore[index, operator]
+            box[-1].weight.normal_(0, 0.03, generator=generator)  # type: ignore[index, operator]
     return model
 
 
