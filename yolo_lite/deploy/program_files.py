@@ -22,7 +22,9 @@ from yolo_lite.utils.errors import UserError
 # Of the archive, below a folder with the file's name. Not there: compiled code, pickled objects, earlier layouts.
 EXAMPLE = re.compile(r"data/sample_inputs/\w+\.pt")
 JSON_PARTS = re.compile(r"models/\w+\.json|data/(weights|constants)/\w+_config\.json")
-OTHER_PARTS = re.compile(r"data/weights/weight_\d+|data/constants/tensor_\d+|extra/\w+|\.data/\w+|archive_\w+|byteorder")
+OTHER_PARTS = re.compile(
+    r"data/weights/weight_\d+|data/constants/tensor_\d+|extra/\w+|\.data/\w+|archive_\w+|byteorder"
+)
 # A size as an expression, which sympy evaluates as Python: symbols, numbers, and classes of sympy.
 EXPRESSION = re.compile(r"([A-Z]\w*|[a-z]+=|'\w+'|[su]\d+|\d+|[ ()+*/,<>=-])*")
 # What a node calls, which torch looks up from its own module on: `torch.os.system` would be found too.

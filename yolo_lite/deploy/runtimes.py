@@ -239,9 +239,10 @@ def needed(package: str, what: Any) -> Any:
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != package:
+        name = package.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] != name:
             raise
-        raise UserError(f"{what} needs {package}: pip install -r requirements-export.txt") from None
+        raise UserError(f"{what} needs {name}: pip install -r requirements-export.txt") from None
 
 
 @contextmanager
