@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -223,9 +224,11 @@ def test_limits_that_cannot_be_kept() -> None:
 
 
 def test_a_missing_package_is_told_before_anything_is_measured(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "nncf", None)
     monkeypatch.setattr("yolo_lite.deploy.quantisation.score_runtime", None)
     with pytest.raises(UserError, match="--format openvino needs nncf: pip install"):
-        quantise_model(trained.model, trained.info, "openvino", tmp_path / "m.xml", trained.data(), QuantiseOptions())
+        quantisation.quantise_model(
+            trained.model, trained.info, "openvino", tmp_path / "m.xml", trained.data(), quantisation.QuantiseOptions()
+        )
