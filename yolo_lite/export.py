@@ -69,7 +69,7 @@ def requested(config: Namespace, info: ModelInfo) -> ModelInfo:
             raise UserError(f"--input_size {config.input_size}: give [height, width], such as [320, 640]")
         size = (config.input_size[0], config.input_size[1])
         check_input_size(size)
-    image_size = config.image_size or (max(size) if size is not None else None)
+    image_size = max(size) if config.image_size is None and size is not None else config.image_size
     limits = Suppression(config.score, config.iou, config.max_detections) if output == "nms" else None
     return replace(
         info.with_size(image_size),

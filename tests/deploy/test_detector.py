@@ -251,6 +251,29 @@ def test_nothing_in_a_checkpoint_runs(place: str, checkpoint: Path, tmp_path: Pa
     assert (tmp_path / "ran").exists()  # it would have
 
 
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("yolo_lite", {}),
+        ("yolo_lite", 5),
+        ("yolo_lite", {"format": 1}),
+        ("hyper_parameters", {}),
+        ("hyper_parameters", {"variant": "yolov8n", "image_size": "big"}),
+        ("state_dict", 3),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_line(part: str, change: Any, checkpoint: Path, tmp_path: Path) -> None:
+    torch.save({**read_checkpoint(checkpoint), part: change}, tmp_path / "bad.ckpt")
+    with pytest.raises(UserError, match=r"bad\.ckpt is damaged"):
+        load_model(tmp_path / "bad.ckpt")
+
+
+@pytest.mark.parametrize("options", [{"score": "0.3"}, {"batch_size": 2.5}, {"tile": 100.5}, {"overlap": None}])
+def test_options_of_another_type_are_told(options: dict[str, Any], colour_detector: Make) -> None:
+    with pytest.raises(UserError, match=f"{next(iter(options))}=.*: give a"):
+        colour_detector().predict([], **options)
+
+
 def test_results_do_not_depend_on_the_speed_of_the_machine(
     colour_detector: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

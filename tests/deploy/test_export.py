@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,7 @@ def test_predictions_are_those_of_the_checkpoint(checkpoint: Path, tmp_path: Pat
         (["--input_size", "[64]"], "--input_size [64]: give [height, width]"),
         (["--batch", "0"], "batch=0: give at least 1"),
         (["--image_size", "100"], "image_size=100: give a multiple of 32"),
+        (["--image_size", "0"], "image_size=0: give a multiple of 32"),
         (["--output", "nms", "--score", "2"], "score"),
         (["--out", "nowhere/m.onnx"], "no folder"),
         (["--out", "m.pth"], "a file of onnx must be called *.onnx"),
@@ -230,3 +232,11 @@ def test_files_of_others_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "m.pth").write_bytes(b"")
     with pytest.raises(UserError, match="no model that can be run"):
         open_runtime(tmp_path / "m.pth")
+
+
+def test_without_safetensors_it_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("safetensors", "safetensors.torch"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match="--format safetensors needs safetensors: pip install"):
+        export_model(*lively(width=0.125), "safetensors", tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())

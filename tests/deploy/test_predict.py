@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -154,6 +155,7 @@ def test_nothing_could_be_read(
         (["photos", "--conf", "0.3"], "no option --conf here: give --score"),
         (["photos", "--imgsz=640"], "no option --imgsz here: give --image_size"),
         (["photos", "--score", "2"], "score=2.0"),
+        (["photos", "--save", "[images, csv]"], "--save [images, csv]: give some of"),
         (["photos", "--tile", "8"], "tile=8"),
         (["photos", "--image_size", "100"], "image_size=100"),
         (["photos", "--device", "abacus"], "abacus"),
@@ -283,3 +285,26 @@ def test_all_of_the_options_arrive(
     options = ["--tile", 32, "--overlap", 0.3, "--augment", "--rectangular", "--iou", 0.3, "--max_detections", 1]
     assert command(photos, "--save", "csv", "--image_size", 32, "--batch_size", 5, *options) == 0
     assert capsys.readouterr().out.startswith("4 images, 4 detections")
+
+
+def documented() -> list[str]:
+    """The arguments of every command that README and docs give."""
+    pages = [Path(predict.__file__).parents[1] / name for name in ("README.md", "docs/deployment.md")]
+    start = "python -m yolo_lite.predict "
+    lines = [line for page in pages for line in page.read_text(encoding="utf-8").splitlines()]
+    return [line.partition(start)[2] for line in lines if start in line and "--checkpoint" in line]
+
+
+@pytest.mark.parametrize("line", documented())
+def test_documented_commands_are_understood(line: str) -> None:
+    config = predict.build_parser().parse_args(shlex.split(line))
+    assert predict.chosen_kinds(config.save)
+    assert config.source
+
+
+def test_an_empty_name_is_not_the_folder_that_one_is_in(
+    photos: Path, command: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(photos)
+    assert command("", "--save", "none") == 2
+    assert "skipped an empty name" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -220,3 +221,14 @@ def test_limits_that_cannot_be_kept() -> None:
     assert search.is_small(3_000)
     with pytest.raises(TooMuchLostError, match="after 1 rounds"):
         search.is_good(0.5)
+
+
+def test_a_missing_package_is_told_before_anything_is_measured(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    monkeypatch.setattr("yolo_lite.deploy.quantisation.score_runtime", None)
+    with pytest.raises(UserError, match="--format openvino needs nncf: pip install"):
+        quantisation.quantise_model(
+            trained.model, trained.info, "openvino", tmp_path / "m.xml", trained.data(), quantisation.QuantiseOptions()
+        )

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from yolo_lite.deploy import sources
-from yolo_lite.deploy.sources import Failure, Frame, common_folder, open_sources, with_listed
+from yolo_lite.deploy.sources import Failure, Frame, common_folder, is_single, open_sources, with_listed
 
 Save = Callable[[Path, np.ndarray], Path]
 
@@ -208,6 +208,31 @@ def test_arrays_and_pillow() -> None:
         (8, 12, 3),
     ]
     assert [one.source for one in found if isinstance(one, Frame)] == [f"image {i}" for i in range(4)]
+
+
+def test_pillow_images_are_what_their_files_are(tmp_path: Path, save_image: Save) -> None:
+    """Turned as EXIF says, 16 bits by their upper 8, what is transparent grey: as if the file had been named."""
+    noise = np.random.default_rng(0).integers(0, 255, (8, 12, 4), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(noise[..., :3]).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(noise).save(tmp_path / "clear.png")
+    Image.fromarray(noise[..., 0].astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    for path in tmp_path.iterdir():
+        named, opened = read(path, Image.open(path))
+        assert isinstance(named, Frame) and isinstance(opened, Frame)
+        np.testing.assert_array_equal(named.pixels, opened.pixels)
+        assert named.size == opened.size
+    save_image(tmp_path / "cut.png", noise[..., :3])
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:100])
+    assert names(read(Image.open(tmp_path / "cut.png")))[0].startswith("! image 0: cannot decode it")
+
+
+@pytest.mark.parametrize("one", [None, 3.5, b"GIF89a", np.int64(7), "a.jpg", Path("a.jpg"), picture(1)])
+def test_what_is_one_source(one: Any) -> None:
+    """Bytes above all: one by one they would be the numbers of cameras."""
+    assert is_single(one)
+    assert not is_single([one]) and not is_single(iter([one]))
 
 
 @pytest.mark.parametrize(

@@ -54,12 +54,22 @@ def decode_image(data: np.ndarray, at_least: int | None = None) -> np.ndarray:
         if is_plain and picture.format in SAME_IN_OPENCV:
             longer = max(picture.size) if is_jpeg else 0
             return turn_upright(decode_with_opencv(data, divisor(longer, at_least)), orientation)
-        if picture.width * picture.height > MAX_PIXELS:
-            raise ValueError(f"{picture.width}x{picture.height} are more than 2^30 pixels")
-        # Adobe stores CMYK inverted and says so by its marker. Pillow takes every CMYK JPEG for one of Adobe's.
-        is_inverted = is_jpeg and picture.mode == "CMYK" and "adobe" not in picture.info
-        image = to_rgb(ImageChops.invert(picture) if is_inverted else picture)
-        return turn_upright(image, orientation)
+        return decode_picture(picture)
+
+
+def decode_picture(picture: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of an image of Pillow, turned as its EXIF data says.
+
+    Raises:
+        Exception: it cannot be decoded; of whatever type Pillow raises.
+    """
+    if picture.width * picture.height > MAX_PIXELS:
+        raise ValueError(f"{picture.width}x{picture.height} are more than 2^30 pixels")
+    # Adobe stores CMYK inverted and says so by its marker. Pillow takes every CMYK JPEG for one of Adobe's.
+    is_jpeg = picture.format in ("JPEG", "MPO")
+    is_inverted = is_jpeg and picture.mode == "CMYK" and "adobe" not in picture.info
+    image = to_rgb(ImageChops.invert(picture) if is_inverted else picture)
+    return turn_upright(image, exif_orientation(picture))
 
 
 def exif_orientation(picture: Image.Image) -> int:

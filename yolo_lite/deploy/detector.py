@@ -19,7 +19,7 @@ from yolo_lite.data.types import Letterbox
 from yolo_lite.deploy.loading import open_runtime
 from yolo_lite.deploy.prediction import Prediction
 from yolo_lite.deploy.runtimes import Runtime
-from yolo_lite.deploy.sources import Failure, Frame, open_sources
+from yolo_lite.deploy.sources import Failure, Frame, is_single, open_sources
 from yolo_lite.deploy.views import View, check_tiling, input_shape, locate, make_views, merge, see
 from yolo_lite.ops.postprocess import MAX_DETECTIONS, PREDICT_IOU, PREDICT_SCORE, Detections
 from yolo_lite.utils.errors import UserError
@@ -53,6 +53,12 @@ class PredictOptions:
     augment: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("score", "iou", "overlap"):
+            if not isinstance(getattr(self, name), int | float):
+                raise UserError(f"{name}={getattr(self, name)!r}: give a number")
+        for name in ("max_detections", "batch_size", "tile"):
+            if not isinstance(getattr(self, name), int) and (name, self.tile) != ("tile", None):
+                raise UserError(f"{name}={getattr(self, name)!r}: give a whole number")
         for name in ("score", "iou"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name}={getattr(self, name)}: give a number from 0 to 1")
@@ -118,7 +124,7 @@ class Detector:
 
         Args:
             sources: an image or several: paths of images, folders, patterns, videos; arrays (H, W, 3) uint8 RGB or
-                (H, W) grey; images of Pillow; numbers of cameras.
+                (H, W) grey; images of Pillow, which are turned as their EXIF data says; numbers of cameras.
             **options: fields of `PredictOptions`.
 
         Raises:
@@ -138,8 +144,7 @@ class Detector:
         """
         chosen = PredictOptions(**options)
         self.check(chosen)
-        is_one = isinstance(sources, (str, Path, int, np.ndarray)) or hasattr(sources, "convert")
-        _, frames = self.open([sources] if is_one else sources, chosen)
+        _, frames = self.open([sources] if is_single(sources) else sources, chosen)
         return self.look_at(readable(frames, on_error), chosen)
 
     def check(self, options: PredictOptions) -> None:

@@ -112,7 +112,10 @@ def check_request(info: ModelInfo, kind: Format) -> None:
     if info.suppression is not None:
         limits = info.suppression
         if not (0 <= limits.score <= 1 and 0 <= limits.iou <= 1 and limits.max_detections >= 1):
-            raise UserError(f"{limits}: give score and iou from 0 to 1 and at least 1 detection")
+            raise UserError(
+                f"score={limits.score}, iou={limits.iou}, max_detections={limits.max_detections}: give score and iou "
+                "from 0 to 1 and at least 1 detection"
+            )
 
 
 def check_input_size(size: tuple[int, int]) -> None:

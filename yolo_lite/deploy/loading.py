@@ -41,16 +41,19 @@ def from_checkpoint(checkpoint: dict[str, Any], path: Path) -> tuple[YOLO, Model
     """The detector with a checkpoint's averaged weights.
 
     Raises:
-        UserError: its weights do not fit its settings.
+        UserError: its settings cannot be read, or its weights do not fit them.
     """
-    settings = checkpoint["hyper_parameters"]
-    names = list(checkpoint["yolo_lite"]["class_names"])
-    parts = {field.name: settings.get(field.name) for field in fields(ModelSpec)}
-    model = build_model(settings["variant"], len(names), **parts)
-    weights = checkpoint["state_dict"].items()
+    try:
+        settings = checkpoint["hyper_parameters"]
+        names, image_size = list(checkpoint["yolo_lite"]["class_names"]), int(settings["image_size"])
+        parts = {field.name: settings.get(field.name) for field in fields(ModelSpec)}
+        model = build_model(settings["variant"], len(names), **parts)
+        weights = checkpoint["state_dict"].items()
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: its settings cannot be read ({error!r})") from None
     state = {name.removeprefix(MODEL_PREFIX): x for name, x in weights if name.startswith(MODEL_PREFIX)}
     load_state(model, state, path)
-    return model, ModelInfo.of(model, settings["variant"], names, settings["image_size"])
+    return model, ModelInfo.of(model, settings["variant"], names, image_size)
 
 
 def read_safetensors(path: Path) -> tuple[YOLO, ModelInfo]:
@@ -98,7 +101,7 @@ def open_runtime(path: Path, device: str = "auto", threads: int | None = None) -
     Raises:
         UserError: the file or the device cannot be used.
     """
-    place = pick_device(device)
+    place = pick_device(str(device))
     if path.is_dir() and len(found := sorted(path.glob("*.xml"))) == 1:
         path = found[0]
     openers: dict[str, Callable[[], Runtime]] = {

@@ -21,6 +21,7 @@ from yolo_lite.deploy.latency import Latency, measure_latency
 from yolo_lite.deploy.loading import open_runtime
 from yolo_lite.deploy.model_info import ModelInfo
 from yolo_lite.deploy.quantisers import quantise_onnx, quantise_openvino
+from yolo_lite.deploy.runtimes import needed
 from yolo_lite.deploy.scoring import score_runtime
 from yolo_lite.deploy.sensitivity import Damage, last_layers, measure_damage
 from yolo_lite.models.yolo import YOLO
@@ -29,6 +30,7 @@ from yolo_lite.utils.errors import UserError
 log = logging.getLogger(__name__)
 
 Quantiser = Literal["onnx", "openvino"]
+PACKAGES: dict[str, tuple[str, ...]] = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino", "nncf")}
 
 QUANTISERS: dict[str, Callable[[Path, Path, ModelInfo, Tensor, Collection[str], Collection[str], int], None]] = {
     "onnx": quantise_onnx,
@@ -146,6 +148,8 @@ def quantise_model(
     """
     check_path(path, kind, overwrite)
     check_request(info, kind)
+    for package in PACKAGES[kind]:  # before minutes of measuring
+        needed(package, f"--format {kind}")
     for split in ("train", "val"):
         check_classes(list(info.class_names), data.index(split).class_names)
     threads = options.threads or torch.get_num_threads()

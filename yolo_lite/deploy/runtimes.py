@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from yolo_lite.deploy.model_info import KEY, ModelInfo
+from yolo_lite.deploy.program_files import check_program
 from yolo_lite.models.fuse import fuse_model
 from yolo_lite.models.yolo import YOLO
 from yolo_lite.ops.postprocess import Candidates, Detections, find_candidates, select_detections
@@ -137,8 +138,10 @@ class ExportedRuntime(Runtime):
         import yolo_lite.deploy.graph  # noqa: F401 (registers the operation that graphs with suppression hold)
 
         files = {KEY: ""}
+        check_program(path)
         try:
-            program = torch.export.load(str(path), extra_files=files)
+            with quiet():
+                program = torch.export.load(str(path), extra_files=files)
         except Exception as error:  # of whatever type
             raise unreadable(path, "torch.export program", error) from None
         self.info = ModelInfo.from_json(as_text(files[KEY]), str(path))
@@ -220,7 +223,8 @@ def as_text(content: str | bytes) -> str:
 
 def unreadable(path: Path, kind: str, error: Exception) -> UserError:
     """The error of a file that is none of its kind."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    lines = [line for line in str(error).strip().splitlines() if not line.startswith("Exception from ")]  # OpenVINO's
+    reason = lines[0] if lines else type(error).__name__
     return UserError(f"{path} is not a readable {kind}: {reason}")
 
 
@@ -235,9 +239,10 @@ def needed(package: str, what: Any) -> Any:
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != package:
+        name = package.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] != name:
             raise
-        raise UserError(f"{what} needs {package}: pip install -r requirements-export.txt") from None
+        raise UserError(f"{what} needs {name}: pip install -r requirements-export.txt") from None
 
 
 @contextmanager

@@ -19,7 +19,9 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
+from yolo_lite.data.decoding import decode_picture
 from yolo_lite.data.images import ImageProblem, decode_file, inspect_image, read_file
 from yolo_lite.data.layouts import IMAGE_SUFFIXES
 from yolo_lite.data.layouts import list_images as list_folder
@@ -80,6 +82,8 @@ def list_images(source: str) -> list[Path]:
     Raises:
         UserError: there are none.
     """
+    if not source:  # Path("") is the folder that one is in, which nobody means by an unset variable
+        raise UserError("an empty name: give a path, . for the folder that you are in")
     path = Path(source)
     if path.is_dir():
         found = list_folder(path)
@@ -92,6 +96,12 @@ def list_images(source: str) -> list[Path]:
             raise UserError(f"no file fits the pattern {source}")
         return found
     return [path]
+
+
+def is_single(sources: Any) -> bool:
+    """One source, not several: bytes would otherwise be the numbers of cameras."""
+    is_one = isinstance(sources, str | bytes | Path | np.ndarray | Image.Image)
+    return is_one or not isinstance(sources, Iterable)
 
 
 def is_pattern(source: str) -> bool:
@@ -177,8 +187,8 @@ def open_sources(
 
 def jobs_of(source: Any, number: int, at_least: int | None) -> Iterator[Job]:
     """What is to be read of a source, the `number`-th."""
-    if isinstance(source, int) and not isinstance(source, bool):
-        yield Job(partial(camera_frames, source), is_stream=True)
+    if isinstance(source, int | np.integer) and not isinstance(source, bool):
+        yield Job(partial(camera_frames, int(source)), is_stream=True)
     elif not isinstance(source, str | Path):
         yield Job(partial(array_frame, source, number))
     elif str(source) == STDIN:
@@ -245,8 +255,11 @@ def decode_frame(path: Path, size: tuple[int, int], at_least: int | None) -> Fra
 def array_frame(source: Any, number: int) -> Frame | Failure:
     """An array or an image of Pillow."""
     name = f"image {number}"
-    if hasattr(source, "convert"):  # Pillow's
-        source = np.asarray(source.convert("RGB"))
+    if isinstance(source, Image.Image):
+        try:
+            source = decode_picture(source)
+        except Exception as error:  # Pillow decodes now, and raises what its plug-ins raise
+            return Failure(UserError(f"{name}: cannot decode it: {error}"))
     if not isinstance(source, np.ndarray):
         return Failure(UserError(f"{name}: {type(source).__name__} is no path, array or camera number"))
     if source.dtype != np.uint8 or source.ndim not in (2, 3) or 0 in source.shape:

@@ -43,7 +43,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a readable checkpoint: {reason}") from None
     if not isinstance(checkpoint, dict) or not {"yolo_lite", "state_dict", "hyper_parameters"} <= checkpoint.keys():
         raise UserError(f"{path} is not a yolo-lite checkpoint: its keys are not those that train.py writes")
-    found = checkpoint["yolo_lite"]["format"]
+    identity = checkpoint["yolo_lite"]
+    found = identity.get("format") if isinstance(identity, dict) else None
+    if not isinstance(found, int):
+        raise UserError(f"{path} is damaged: it does not say its format")
     if found > CHECKPOINT_FORMAT:
         raise UserError(f"{path} has format {found}, this version reads up to {CHECKPOINT_FORMAT}: update yolo-lite")
     return checkpoint
