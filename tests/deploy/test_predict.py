@@ -307,4 +307,4 @@ def test_an_empty_name_is_not_the_folder_that_one_is_in(
 ) -> None:
     monkeypatch.chdir(photos)
     assert command("", "--save", "none") == 2
-    assert "skipped an empty name" in capsys.readouterr().err
+    assert "skipped: an empty name" in capsys.readouterr().err
