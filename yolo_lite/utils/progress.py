@@ -7,6 +7,7 @@ import sys
 import time
 from types import TracebackType
 
+from rich.console import Console
 from rich.progress import Progress as RichProgress
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,8 @@ class LongJob:
 
     def _draw(self, done: int, detail: str) -> None:
         if self._bar is None:
-            self._bar = RichProgress(transient=True)
+            # A console of its own: on the common one, the bar of a library that did not stop its own would hide this.
+            self._bar = RichProgress(console=Console(), transient=True)
             self._bar.start()
             self._bar.add_task(self.what, total=self.total)
         self._bar.update(self._bar.task_ids[0], completed=done, description=f"{self.what} {detail}".strip())
