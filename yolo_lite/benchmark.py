@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -24,7 +23,7 @@ from yolo_lite.deploy.figures import Point, latency_figure
 from yolo_lite.deploy.loading import pick_device
 from yolo_lite.deploy.quantisation import QuantiseOptions
 from yolo_lite.evaluation.coco_scores import format_score
-from yolo_lite.utils.console import run_command
+from yolo_lite.utils.console import run_command, table_console
 from yolo_lite.utils.errors import UserError
 from yolo_lite.utils.files import check_folder, check_target, replacing
 
@@ -32,7 +31,6 @@ log = logging.getLogger("yolo_lite.benchmark")  # as a command, __name__ is __ma
 
 FORMATS = "torch,onnx,openvino,torchscript,torch_export"
 FIGURE = "latency.png"
-PAPER_WIDTH = 120
 MIB = 2**20
 
 
@@ -108,9 +106,7 @@ def print_results(results: Sequence[Result], contest: Contest, size: tuple[int, 
             format_score(scores["map_50_95"]) if scores else "-",
             format_score(scores["map_50"]) if scores else "-",
         )
-    console = Console(soft_wrap=True)
-    if not console.is_terminal:
-        console.width = PAPER_WIDTH  # rich would cut names to fit 80 columns that nobody looks at
+    console = table_console()
     console.print(table)
 
 

@@ -18,8 +18,7 @@ from yolo_lite.imports.yolov8 import read_yolov8
 from yolo_lite.training.module import DetectionModule
 from yolo_lite.utils.checkpoints import CHECKPOINT_FORMAT
 from yolo_lite.utils.console import run_command
-from yolo_lite.utils.errors import UserError
-from yolo_lite.utils.files import check_target, replacing
+from yolo_lite.utils.files import check_new, check_target, replacing
 
 log = logging.getLogger("yolo_lite.import_yolov8")  # as a command, __name__ is __main__
 
@@ -46,8 +45,7 @@ def import_file(source: Path, target: Path, image_size: int | None, overwrite: b
     Raises:
         UserError: the file cannot be used, or the target is there.
     """
-    if target.exists() and not overwrite:
-        raise UserError(f"{target} is there already: --overwrite true replaces it, --out FILE writes elsewhere")
+    check_new(target, overwrite)
     found = read_yolov8(source)
     size = image_size or found.image_size or USUAL_SIZE
     module = DetectionModule(found.variant, found.class_names, size)

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
 from rich.table import Table
 
 from yolo_lite.data.datamodule import DetectionDataModule
@@ -22,12 +21,11 @@ from yolo_lite.deploy.model_info import ModelInfo, Output, Suppression
 from yolo_lite.deploy.quantisation import Quantised, QuantiseOptions, Quantiser, quantise_model
 from yolo_lite.evaluation.coco_scores import format_score
 from yolo_lite.ops.postprocess import EVAL_IOU, EVAL_SCORE, MAX_DETECTIONS
-from yolo_lite.utils.console import run_command
+from yolo_lite.utils.console import run_command, table_console
 
 log = logging.getLogger("yolo_lite.quantise")  # as a command, __name__ is __main__
 
 SHOWN_LAYERS = 12
-PAPER_WIDTH = 120
 
 
 def build_parser() -> ArgumentParser:
@@ -69,9 +67,7 @@ def describe(result: Quantised) -> None:
     for title, key in (("mAP50-95", "map_50_95"), ("mAP50", "map_50")):
         one, other = before.scores[key], after.scores[key]
         table.add_row(title, format_score(one), format_score(other), f"{other - one:+.4f}")
-    console = Console(soft_wrap=True)
-    if not console.is_terminal:
-        console.width = PAPER_WIDTH  # rich would cut names to fit 80 columns that nobody looks at
+    console = table_console()
     console.print(table)
     console.print(damage_table(result))
     log.info("in float32 besides: all behind the head's last convolutions (softmax over the bins, sigmoid, boxes)")

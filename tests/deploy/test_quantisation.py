@@ -117,8 +117,9 @@ def test_the_file_predicts_nearly_the_same_and_says_what_it_is(written: Any, tra
     assert loaded.info == replace(info, precision="int8")
     assert size_of(result.path) == result.after.size < 0.9 * result.before.size
     images = calibration_images(trained.data(), 6)
-    boxes, scores = decoded(TorchRuntime(model, info), images)
-    found_boxes, found_scores = decoded(loaded.runtime, images)
+    plain = TorchRuntime(model, info)
+    boxes, scores = decoded(plain, plain(images))
+    found_boxes, found_scores = decoded(loaded.runtime, loaded.runtime(images))
     best = scores.amax(dim=2)
     sure = best > 0.5 * best.max()
     assert float((scores - found_scores)[sure].abs().mean()) < 0.1

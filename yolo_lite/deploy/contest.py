@@ -15,7 +15,7 @@ from yolo_lite.data.classes import check_classes
 from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.deploy.exporting import FORMATS, SUFFIXES, Format, export_model
 from yolo_lite.deploy.latency import Latency, added_memory, measure_latency
-from yolo_lite.deploy.loading import load_weights, open_runtime
+from yolo_lite.deploy.loading import load_weights, model_file, open_runtime
 from yolo_lite.deploy.model_info import ModelInfo, Precision
 from yolo_lite.deploy.quantisation import QUANTISERS, QuantiseOptions, Quantiser, quantise_model, size_of
 from yolo_lite.deploy.runtimes import Runtime
@@ -254,7 +254,7 @@ def prepare_entries(
         if data is not None:
             check_classes(list(info.class_names), data.eval_index.class_names)
         if path.suffix not in WEIGHTS:
-            entries.append(Entry(name, path.suffix.lstrip("."), xml_of(path), None))
+            entries.append(Entry(name, path.suffix.lstrip("."), model_file(path), None))
             continue
         model, _ = load_weights(path)
         place = folder / str(number)
@@ -297,12 +297,6 @@ def write_format(
             model, replace(decoded, precision=cast(Precision, precision or "fp32")), cast(Format, kind), target
         )
     return target
-
-
-def xml_of(path: Path) -> Path:
-    """The file itself; of a folder of OpenVINO's, its .xml."""
-    found = sorted(path.glob("*.xml")) if path.is_dir() else []
-    return found[0] if len(found) == 1 else path
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:

@@ -18,6 +18,7 @@ from yolo_lite.deploy.runtimes import TorchRuntime
 from yolo_lite.deploy.verification import TOLERANCES, Difference, compare, probe_images, probe_shapes
 from yolo_lite.models.yolo import YOLO
 from yolo_lite.utils.errors import UserError
+from yolo_lite.utils.files import check_new
 
 log = logging.getLogger(__name__)
 
@@ -139,8 +140,7 @@ def check_path(path: Path, kind: Format, overwrite: bool) -> None:
     if path.is_dir():
         raise UserError(f"--out {path} is a folder: give the name of a file")
     for file in (path, path.with_suffix(".bin")) if kind == "openvino" else (path,):
-        if file.exists() and not overwrite:
-            raise UserError(f"{file} is there already: --overwrite true replaces it, --out FILE writes elsewhere")
+        check_new(file, overwrite)
 
 
 def check_differences(differences: list[Difference], info: ModelInfo, kind: Format) -> None:

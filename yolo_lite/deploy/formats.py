@@ -32,9 +32,9 @@ def example_images(info: ModelInfo) -> Tensor:
     return torch.zeros(info.batch or EXAMPLE_BATCH, 3, height, width)
 
 
-def make_graph(model: YOLO, info: ModelInfo) -> DetectorGraph:
-    """What is written, of a detector."""
-    return DetectorGraph(model, info.output, info.suppression, info.precision == "fp16")
+def make_graph(model: YOLO, info: ModelInfo, suppress: Any = None) -> DetectorGraph:
+    """What is written, of a detector; `suppress` as of `DetectorGraph`."""
+    return DetectorGraph(model, info.output, info.suppression, info.precision == "fp16", suppress)
 
 
 def traced_program(graph: DetectorGraph, info: ModelInfo) -> Any:
@@ -122,9 +122,8 @@ def write_openvino(model: YOLO, info: ModelInfo, path: Path) -> None:
 
 def write_torchscript(model: YOLO, info: ModelInfo, path: Path) -> None:
     """A TorchScript file; outputs are a list of tensors."""
-    graph = make_graph(model, info)
     with quiet(), torch.no_grad():
-        graph.suppress = torch.jit.script(suppress_scores)
+        graph = make_graph(model, info, torch.jit.script(suppress_scores))
         traced = torch.jit.trace(graph, example_images(info), check_trace=False)
         torch.jit.save(traced, str(path), _extra_files={KEY: info.to_json()})
 

@@ -102,8 +102,7 @@ def open_runtime(path: Path, device: str = "auto", threads: int | None = None) -
         UserError: the file or the device cannot be used.
     """
     place = pick_device(str(device))
-    if path.is_dir() and len(found := sorted(path.glob("*.xml"))) == 1:
-        path = found[0]
+    path = model_file(path)
     openers: dict[str, Callable[[], Runtime]] = {
         ".ckpt": lambda: TorchRuntime(*load_weights(path), device=place),
         ".safetensors": lambda: TorchRuntime(*load_weights(path), device=place),
@@ -118,6 +117,12 @@ def open_runtime(path: Path, device: str = "auto", threads: int | None = None) -
     if path.suffix.lower() != ".ckpt":  # its reader says more
         check_file(path)
     return opener()
+
+
+def model_file(path: Path) -> Path:
+    """The file itself; of a folder of OpenVINO's, its .xml."""
+    found = sorted(path.glob("*.xml")) if path.is_dir() else []
+    return found[0] if len(found) == 1 else path
 
 
 def check_file(path: Path) -> None:

@@ -65,7 +65,17 @@ class Runtime(ABC):
         multi_label: bool = False,
     ) -> list[Detections]:
         """Detections per image, on the CPU, boxes in input pixels. Arguments as in `select_detections`."""
-        outputs = self(images)
+        return self.select(self(images), score_threshold, iou_threshold, max_detections, multi_label)
+
+    def select(
+        self,
+        outputs: list[Tensor],
+        score_threshold: float,
+        iou_threshold: float,
+        max_detections: int,
+        multi_label: bool = False,
+    ) -> list[Detections]:
+        """As `detect`, from what the model gave."""
         limits = (score_threshold, iou_threshold, max_detections, multi_label)
         return [on_cpu(select_detections(c.boxes_xyxy, c.scores, *limits)) for c in self.candidates(outputs, limits[0])]
 

@@ -74,28 +74,23 @@ def probe_images(shape: tuple[int, int, int, int], seed: int = 0) -> Tensor:
 
 def compare(reference: TorchRuntime, runtime: Runtime, images: Tensor) -> Difference:
     """What two runtimes of one model make of the same images."""
-    expected, found = decoded(reference, images), runtime(images)
-    longer = max(images.shape[2:])
     if runtime.info.output == "nms":
         return compare_detections(reference, runtime, images)
-    boxes, scores = decoded_outputs(runtime, found)
+    longer = max(images.shape[2:])
+    expected, found = reference(images), runtime(images)
+    (expected_boxes, expected_scores), (boxes, scores) = decoded(reference, expected), decoded(runtime, found)
     limits = (SCORE, IOU, MAX_DETECTIONS)
-    pairs = list(zip(reference.detect(images, *limits), runtime.detect(images, *limits), strict=True))
+    pairs = list(zip(reference.select(expected, *limits), runtime.select(found, *limits), strict=True))
     return Difference(
         shape=tuple(images.shape),
-        boxes=float((boxes - expected[0]).abs().max()) / longer,
-        scores=float((scores - expected[1]).abs().max()),
+        boxes=float((boxes - expected_boxes).abs().max()) / longer,
+        scores=float((scores - expected_scores).abs().max()),
         unmatched=sum(count_unmatched(one, other, longer, runtime.info.precision) for one, other in pairs),
         detections=sum(len(one) for one, _ in pairs),
     )
 
 
-def decoded(runtime: Runtime, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Boxes (B, A, 4) and scores (B, A, C) of all anchors."""
-    return decoded_outputs(runtime, runtime(images))
-
-
-def decoded_outputs(runtime: Runtime, outputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+def decoded(runtime: Runtime, outputs: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Boxes (B, A, 4) and scores (B, A, C) of all anchors, from raw or decoded outputs."""
     if runtime.info.output == "decoded":
         return outputs[0].cpu(), outputs[1].cpu()

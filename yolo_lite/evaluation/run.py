@@ -12,7 +12,6 @@ from typing import Any, Literal
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -32,6 +31,7 @@ from yolo_lite.training.module import DetectionModule
 from yolo_lite.training.stopping import explaining
 from yolo_lite.training.trainer import SILENT, Trainer
 from yolo_lite.utils.checkpoints import read_checkpoint
+from yolo_lite.utils.console import table_console
 from yolo_lite.utils.errors import UserError
 from yolo_lite.utils.files import check_folder, check_target, replacing
 from yolo_lite.utils.profiling import count_gflops, count_parameters
@@ -43,7 +43,6 @@ log = logging.getLogger(__name__)
 # Short names, as detection people write them; every other number keeps its name.
 JSON_NAMES = {"map_50_95": "map"}
 NO_REPORT = "none"
-PAPER_WIDTH = 160
 
 
 def build_parser() -> LightningArgumentParser:
@@ -269,9 +268,7 @@ def shown_facts(result: Scored) -> dict[str, str]:
 
 def print_results(results: list[Scored], split: str) -> None:
     """All numbers as tables, a column for each model."""
-    console = Console(soft_wrap=True)
-    if not console.is_terminal:
-        console.width = PAPER_WIDTH  # rich would cut numbers to fit 80 columns that nobody looks at
+    console = table_console()
     names = [escape(result.name) for result in results]
     title = f"{split}, {results[0].analysis.coco.num_images} images"
     table = Table(title=title if len(results) > 1 else escape(f"{results[0].path} on {title}"))

@@ -9,9 +9,12 @@ import warnings
 from collections.abc import Callable
 
 from jsonargparse import ArgumentError
+from rich.console import Console
 
 from yolo_lite.utils.distributed import is_main_process
 from yolo_lite.utils.errors import EXIT_OK, EXIT_SIGNAL, EXIT_USER_ERROR, StoppedError, UserError
+
+PAPER_WIDTH = 160  # columns of a table that nobody looks at on a terminal
 
 
 def set_up_logging() -> None:
@@ -83,6 +86,14 @@ def original_message(error: UserError) -> str:
 def one_line(message: str) -> str:
     """The lines of a message, joined: a parser's, or one that quotes a name with a line break."""
     return " ".join(line.strip() for line in message.splitlines() if line.strip())
+
+
+def table_console() -> Console:
+    """Where tables go: as wide as the terminal; elsewhere wide enough, for rich would cut tables to 80 columns."""
+    console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console.width = PAPER_WIDTH
+    return console
 
 
 def clock(seconds: float) -> str:

@@ -33,6 +33,14 @@ def check_target(option: str, name: str | None) -> Path | None:
     return path
 
 
+def check_new(path: Path, overwrite: bool) -> None:
+    """Raises:
+    UserError: there is a file of that name, and nobody said that it may be replaced.
+    """
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} is there already: --overwrite true replaces it, --out FILE writes elsewhere")
+
+
 def check_folder(what: str, folder: Path, instead: str) -> None:
     """That a folder can be made and written to, checked before the work.
 
