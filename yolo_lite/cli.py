@@ -28,7 +28,10 @@ from yolo_lite.training.callbacks import (
     Speed,
 )
 from yolo_lite.training.checkpoints import BestCheckpoint, LastCheckpoint, RandomStates
+from yolo_lite.training.distillation import Teacher
 from yolo_lite.training.ema import WeightEMA
+from yolo_lite.training.freezing import not_given
+from yolo_lite.training.initial_weights import InitialWeights, transfer_weights
 from yolo_lite.training.loggers import check_packages, make_loggers
 from yolo_lite.training.metrics_file import MetricsFile
 from yolo_lite.training.module import DetectionModule
@@ -143,7 +146,14 @@ class TrainCLI(LightningCLI):
         self.resume = self.find_resume(names) if config.ckpt_path else None
         config.ckpt_path = str(self.resume.path) if self.resume is not None else None
         # A run that goes on has weights: those that it started from have done their part.
-        self.initial = read_checkpoint(Path(config.weights)) if config.weights and self.resume is None else None
+        is_new = self.resume is None
+        self.initial = InitialWeights.read(Path(config.weights)) if config.weights and is_new else None
+        if config.model.freeze and is_new and self.initial is None:
+            raise UserError(
+                f"model.freeze={config.model.freeze} without --weights would keep random weights: give the checkpoint "
+                "that they come from"
+            )
+        self.teacher = Teacher.read(Path(config.model.teacher), names) if config.model.teacher else None
 
     def check_patience(self) -> None:
         """Raises:
@@ -210,6 +220,7 @@ class TrainCLI(LightningCLI):
         if config.patience is not None:
             callbacks.append(EarlyStopping("val/map_50_95", patience=config.patience, mode="max"))
         check_packages(self.loggers)
+        self.start_model()
         folder = self.run_folder()
         first_step = self.resume.step if self.resume is not None and self.resume.folder is not None else 0
         loggers = make_loggers(self.loggers, Path(config.runs_dir), config.name, folder, first_step)
@@ -224,6 +235,25 @@ class TrainCLI(LightningCLI):
             assert isinstance(trainer, Trainer)
             trainer.use_run_folder(folder.path)
         return trainer
+
+    def start_model(self) -> None:
+        """Give the model the weights and the teacher that it starts with; what is moved is one line of the log.
+
+        Raises:
+            UserError: next to nothing fits, or a frozen part would stay random.
+        """
+        model: Any = self.model
+        if self.initial is not None:
+            transfer = transfer_weights(model.model, model.class_names, self.initial)
+            if lacking := not_given(model.frozen, transfer.new):
+                raise UserError(
+                    f"model.freeze={model.hparams['freeze']}: {len(lacking)} tensors of these parts are not in "
+                    f"{self.initial.path} ({lacking[0]}, ...) and would stay random: freeze less, or give other --weights"
+                )
+            if is_main_process():
+                log.info("%s: %s", self.initial.path, transfer)
+        if self.teacher is not None:
+            model.learn_from(self.teacher)
 
     def run_folder(self) -> RunFolder | None:
         """Where the run writes: the folder it goes on in, or a new one, which the main process alone knows."""

@@ -21,6 +21,7 @@ from yolo_lite.ops.dfl import distribution_focal_loss
 from yolo_lite.ops.postprocess import decode_maps
 
 BatchSum = Callable[[Tensor], Tensor]
+TERMS = ("box", "class", "dfl", "distill")
 
 
 def whole(values: Tensor) -> Tensor:
@@ -40,6 +41,7 @@ class LossItems:
         dfl: distribution focal loss.
         positives: anchors with an object, per image of the batch (not a loss).
         images: images of the batch, those of the other processes included.
+        distill: what a teacher adds; None: there is none.
     """
 
     box: Tensor
@@ -47,10 +49,17 @@ class LossItems:
     dfl: Tensor
     positives: Tensor
     images: Tensor
+    distill: Tensor | None = None
+
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """What is added up, by the names of the logs: those of `TERMS` that there are."""
+        values = (self.box, self.classes, self.dfl, self.distill)
+        return {name: value for name, value in zip(TERMS, values, strict=True) if value is not None}
 
     @property
     def total(self) -> Tensor:
-        return self.box + self.classes + self.dfl
+        return torch.stack(list(self.terms.values())).sum()
 
 
 class DetectionLoss:

@@ -139,7 +139,11 @@ class YOLO(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) images in 0..1, sides divisible by 32 -> per level (B, 4 reg_max + C, H/stride, W/stride)."""
-        return self.head(self.neck(self.backbone(images)))
+        return self.head(self.features(images))
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) as in `forward` -> the neck's maps, per level (B, c, H/stride, W/stride)."""
+        return self.neck(self.backbone(images))
 
 
 def build_model(variant: str = "yolov8n-lite", num_classes: int = 80, **parts: Any) -> YOLO:

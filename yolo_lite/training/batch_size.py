@@ -18,7 +18,7 @@ import lightning as L
 import torch
 
 from yolo_lite.data.types import Batch, Targets
-from yolo_lite.training.module import DetectionModule
+from yolo_lite.training.module import DetectionModule, training_loss
 from yolo_lite.utils import memory
 from yolo_lite.utils.distributed import gather_on_all
 from yolo_lite.utils.errors import UserError
@@ -118,18 +118,20 @@ class Trial:
     def _measure(self, size: int) -> int:
         module = self.module
         model = copy.deepcopy(module.model).to(self.device).train()
+        distillation = module.distillation.trial().to(self.device) if module.distillation is not None else None
         optimizer = torch.optim.AdamW(model.parameters())  # two numbers per weight; SGD keeps one
         batch = noise(size, module.image_size, len(module.class_names), self.device)
         try:
             with PeakMemory(self.device) as peak:
                 for _ in range(2):  # the optimiser's state is there from the second step on
                     with self.precision():
-                        maps = model(batch.images.to(module.dtype) / 255)
-                    module.loss(maps, batch.targets).total.backward()
+                        images = batch.images.to(module.dtype) / 255
+                        items = training_loss(model, module.loss, distillation, images, batch.targets)
+                    items.total.backward()
                     optimizer.step()
                     optimizer.zero_grad()
         finally:
-            del model, optimizer, batch
+            del model, distillation, optimizer, batch
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
         return peak.bytes

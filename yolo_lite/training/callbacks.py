@@ -14,7 +14,7 @@ from torch import Tensor
 
 from yolo_lite.data.datamodule import planned_epochs
 from yolo_lite.data.types import Batch
-from yolo_lite.training.report import TERMS
+from yolo_lite.losses.detection import TERMS
 from yolo_lite.utils.console import clock
 from yolo_lite.utils.distributed import gather_on_all
 from yolo_lite.utils.errors import UserError
@@ -77,6 +77,7 @@ class EpochMeans(L.Callback):
     """The epoch's mean losses, over the images of all processes; of an epoch in two pieces too."""
 
     def __init__(self) -> None:
+        self._names: tuple[str, ...] = ()
         self._sums: Tensor | None = None
         self._restored: list[float] | None = None
 
@@ -88,15 +89,16 @@ class EpochMeans(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         report: Any = pl_module.report
+        self._names = report.names
         values = torch.cat([report.means * report.images, report.images.reshape(1)])
         self._sums = values if self._sums is None else self._sums + values
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._sums is None:
             return
-        means = self._sums[: len(TERMS)] / self._sums[-1]
+        means = self._sums[: len(self._names)] / self._sums[-1]
         self._sums = None
-        pl_module.log_dict({f"train/loss_{name}_epoch": mean for name, mean in zip(TERMS, means, strict=True)})
+        pl_module.log_dict({f"train/loss_{name}_epoch": mean for name, mean in zip(self._names, means, strict=True)})
 
     def state_dict(self) -> dict[str, Any]:
         return {"sums": None if self._sums is None else self._sums.tolist()}
@@ -116,7 +118,7 @@ class PositivesWatch(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         report: Any = pl_module.report
-        positives = report.means[len(TERMS)]
+        positives = report.positives
         self._positives = positives if self._positives is None else self._positives + positives
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -223,7 +225,7 @@ class EpochLine(L.Callback):
         if not trainer.is_global_zero:
             return
         values = trainer.callback_metrics
-        losses = " ".join(f"{n} {float(values[f'train/loss_{n}_epoch']):.3f}" for n in TERMS)
+        losses = " ".join(f"{n} {float(values[key]):.3f}" for n in TERMS if (key := f"train/loss_{n}_epoch") in values)
         done = trainer.current_epoch + 1
         total = max(done, planned_epochs(trainer, max(1, trainer.global_step // done)))
         spent = time.monotonic() - self._fit_started

@@ -7,26 +7,31 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from typing_extensions import Self
 
 import yolo_lite
 from yolo_lite.data.index import DetectionIndex
-from yolo_lite.data.types import Batch
+from yolo_lite.data.types import Batch, Targets
 from yolo_lite.evaluation.coco_scores import CocoScores
 from yolo_lite.evaluation.detections import DetectionTable
-from yolo_lite.losses.detection import DetectionLoss
+from yolo_lite.losses.detection import BatchSum, DetectionLoss, LossItems, whole
+from yolo_lite.losses.distillation import DistillationLoss
 from yolo_lite.models.afpn import NeckInit
 from yolo_lite.models.backbone import Block, Downsample
-from yolo_lite.models.yolo import Levels, Neck, build_model
+from yolo_lite.models.yolo import YOLO, Levels, Neck, build_model
 from yolo_lite.ops.postprocess import EVAL_IOU, EVAL_SCORE, MAX_DETECTIONS, Detections, detect, to_original
+from yolo_lite.training.distillation import Distillation, Teacher
+from yolo_lite.training.freezing import Freeze, freeze_parts, frozen_names
 from yolo_lite.training.metrics import CocoMetric
 from yolo_lite.training.optim import (
     OptimizerName,
@@ -36,10 +41,13 @@ from yolo_lite.training.optim import (
     choose_optimizer,
     default_lr,
 )
-from yolo_lite.training.report import TERMS, HostCopy, StepReport
+from yolo_lite.training.report import HostCopy, StepReport
 from yolo_lite.utils.checkpoints import CHECKPOINT_FORMAT
 from yolo_lite.utils.distributed import send_from_main, sum_over_processes
 from yolo_lite.utils.errors import UserError
+
+# Of a checkpoint: the adapters of distillation, which are no part of the detector.
+ADAPTERS = "adapters"
 
 
 class DetectionModule(L.LightningModule):
@@ -69,6 +77,10 @@ class DetectionModule(L.LightningModule):
         class_gain: weight of the classification loss.
         dfl_gain: weight of the distribution focal loss.
         assign_top_k: candidates per object in the assignment.
+        freeze: parts that keep their weights: backbone, names such as [backbone.stem, neck], or how many parts from
+            the image on (5: the backbone without its pooling).
+        teacher: checkpoint of a trained detector that teaches this one.
+        distill_weight: weight of what the teacher says; the ground truth has 1.
     """
 
     def __init__(
@@ -96,6 +108,9 @@ class DetectionModule(L.LightningModule):
         class_gain: float = 0.5,
         dfl_gain: float = 1.5,
         assign_top_k: int = 10,
+        freeze: Freeze | None = None,
+        teacher: str | None = None,
+        distill_weight: float = 1.0,
     ) -> None:
         super().__init__()
         if not class_names:
@@ -103,6 +118,7 @@ class DetectionModule(L.LightningModule):
         limits = {"lr": lr or 0.0, "final_lr_fraction": final_lr_fraction, "warmup_epochs": warmup_epochs}
         limits |= {"momentum": momentum, "weight_decay": weight_decay}
         limits |= {"box_gain": box_gain, "class_gain": class_gain, "dfl_gain": dfl_gain}
+        limits |= {"distill_weight": distill_weight}
         for name, value in limits.items():
             if not 0 <= value < math.inf:
                 raise UserError(f"model.{name}={value}: give a number of at least 0")
@@ -123,9 +139,12 @@ class DetectionModule(L.LightningModule):
             neck_init=neck_init,
             reg_max=reg_max,
         )
+        self.frozen = frozen_names(self.model, freeze)
+        self._frozen_parts = freeze_parts(self.model, self.frozen)
         self.reg_max = self.model.spec.reg_max
         self.model.to(memory_format=torch.channels_last)  # 1.2 x faster with bf16, see benchmarks/README.md
         self.loss = DetectionLoss(self.model.strides, self.reg_max, box_gain, class_gain, dfl_gain, assign_top_k)
+        self.distillation: Distillation | None = None  # from `learn_from` on
         self.metric = CocoMetric()
         self.scores: CocoScores | None = None
         self.detections: DetectionTable | None = None  # on rank 0, what was scored last
@@ -138,12 +157,46 @@ class DetectionModule(L.LightningModule):
         """(B, 3, H, W) uint8 -> raw head maps per level."""
         return self.model(images.to(self.dtype) / 255)
 
+    def train(self, mode: bool = True) -> Self:
+        """As in PyTorch, but frozen parts stay in eval mode: their BatchNorm statistics belong to their weights."""
+        super().train(mode)
+        for part in self._frozen_parts:
+            part.eval()
+        return self
+
+    def learn_from(self, teacher: Teacher) -> None:
+        """Distil a teacher from now on.
+
+        Raises:
+            UserError: it has no level in common with this detector.
+        """
+        p: Any = self.hparams
+        loss = DistillationLoss(p.box_gain, p.class_gain, p.dfl_gain)
+        self.distillation = Distillation(teacher, self.model, self.class_names, loss, p.distill_weight)
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.distillation is None and self.hparams["teacher"] is not None:
+            self.learn_from(Teacher.read(Path(self.hparams["teacher"]), self.class_names))
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """The detector's weights: neither a teacher nor the adapters to it."""
+        state = super().state_dict(*args, **kwargs)
+        for name in [name for name in state if name.startswith("distillation.")]:
+            del state[name]
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Take the detector's weights."""
+        own = {name: value for name, value in super().state_dict().items() if name.startswith("distillation.")}
+        return super().load_state_dict({**own, **state_dict}, strict, assign)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        items = self.loss(self(batch.images), batch.targets, sum_over_processes)
+        images = batch.images.to(self.dtype) / 255
+        items = training_loss(self.model, self.loss, self.distillation, images, batch.targets, sum_over_processes)
         self.report = StepReport.make(items, self.stop_requested)
         # Equal on every process, the last step's value; the means over an epoch are EpochMeans'.
         values = dict(
-            zip([*(f"train/loss_{name}" for name in TERMS), "train/positives"], self.report.means, strict=True)
+            zip([*(f"train/loss_{name}" for name in items.terms), "train/positives"], self.report.means, strict=True)
         )
         self.log_dict(values, on_step=True, on_epoch=False, prog_bar=True, batch_size=len(batch))
         # Every image of an accumulated step weighs the same, in a short last window too: the trainer divides by the
@@ -173,8 +226,8 @@ class DetectionModule(L.LightningModule):
         maps, detections = self.detect_batch(batch)
         # Each process's batches are its own: ranks may have different numbers of them.
         items = self.loss(maps, batch.targets)
-        values = zip(TERMS, (items.box, items.classes, items.dfl), strict=True)
-        self.log_dict({f"val/loss_{name}": value for name, value in values}, batch_size=len(batch), sync_dist=True)
+        values = {f"val/loss_{name}": value for name, value in items.terms.items()}
+        self.log_dict(values, batch_size=len(batch), sync_dist=True)
         self.metric.update(batch.image_ids, detections)
         return {"detections": detections}
 
@@ -211,7 +264,8 @@ class DetectionModule(L.LightningModule):
             # SGD follows the batch by itself, for the loss is a sum over images; Adam's step does not depend on the
             # gradient's scale. The square root: Malladi et al., arXiv:2205.10287.
             lr *= math.sqrt(images / p.nominal_batch)
-        optimizer = build_optimizer(self.model, name, lr, p.momentum, p.weight_decay * images / p.nominal_batch)
+        trained = nn.ModuleList([self.model, *([self.distillation] if self.distillation is not None else [])])
+        optimizer = build_optimizer(trained, name, lr, p.momentum, p.weight_decay * images / p.nominal_batch)
         if not math.isfinite(total_steps):
             raise UserError("the learning rate schedule needs an end: give --trainer.max_epochs or --trainer.max_steps")
         self.trainer.fit_loop.setup_data()  # where only steps limit the run, nobody has counted the batches yet
@@ -240,7 +294,13 @@ class DetectionModule(L.LightningModule):
         batch_size = getattr(self.trainer.datamodule, "images_per_batch", None) or self.hparams.nominal_batch  # type: ignore[attr-defined]
         return batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.distillation is not None and ADAPTERS in checkpoint:
+            self.distillation.adapters.load_state_dict(checkpoint[ADAPTERS])
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.distillation is not None:
+            checkpoint[ADAPTERS] = self.distillation.adapters.state_dict()
         checkpoint["yolo_lite"] = {
             "format": CHECKPOINT_FORMAT,
             "version": yolo_lite.__version__,
@@ -253,6 +313,23 @@ class DetectionModule(L.LightningModule):
             "image_size": self.image_size,
             "seed": self.trainer.datamodule.seed if self.trainer.datamodule else None,  # type: ignore[attr-defined]
         }
+
+
+def training_loss(
+    model: YOLO,
+    loss: DetectionLoss,
+    distillation: Distillation | None,
+    images: Tensor,
+    targets: Targets,
+    batch_sum: BatchSum = whole,
+) -> LossItems:
+    """(B, 3, H, W) images in 0..1 and their targets to the loss of a training step, a teacher's share included."""
+    features = model.features(images)
+    maps = model.head(features)
+    items = loss(maps, targets, batch_sum)
+    if distillation is not None:
+        items.distill = distillation(images, features, maps, batch_sum)
+    return items
 
 
 def unmeasured(stage: str) -> AbstractContextManager[None]:

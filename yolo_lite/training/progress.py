@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 
-from yolo_lite.training.report import TERMS
+from yolo_lite.losses.detection import TERMS
 
 
 class ProgressBar(RichProgressBar):

@@ -11,8 +11,6 @@ from torch import Tensor
 from yolo_lite.losses.detection import LossItems
 from yolo_lite.utils.distributed import sum_over_processes
 
-TERMS = ("box", "class", "dfl")
-
 
 class HostCopy:
     """A vector on its way from the device; only reading it waits, and only for this copy."""
@@ -38,10 +36,12 @@ class StepReport:
     """One training step, the same on every process but for `own_is_finite`.
 
     Attributes:
-        means: (4,) box, class and DFL loss and positives per image, averaged over the images of all processes.
+        names: of the loss's T terms.
+        means: (T + 1,) those terms and positives per image, averaged over the images of all processes.
         images: how many those are.
     """
 
+    names: tuple[str, ...]
     means: Tensor
     images: Tensor
     _host: HostCopy
@@ -54,13 +54,19 @@ class StepReport:
             items: this process's share of the loss.
             stop: this process was asked to stop.
         """
-        own = torch.stack([items.box, items.classes, items.dfl, items.positives]).detach()
+        terms = items.terms
+        own = torch.stack([*terms.values(), items.positives]).detach()
         total = sum_over_processes(torch.cat([own, own.new_full((1,), float(stop))]))
-        return StepReport(total[:4], items.images, HostCopy(torch.cat([total, own[:3]])))
+        return StepReport(tuple(terms), total[:-1], items.images, HostCopy(torch.cat([total, own[:-1]])))
+
+    @property
+    def positives(self) -> Tensor:
+        """Per image."""
+        return self.means[-1]
 
     def losses(self) -> list[float]:
-        """The three terms. Waits for the forward pass, as do the others."""
-        return self._host.values()[:3]
+        """The terms. Waits for the forward pass, as do the others."""
+        return self._host.values()[: len(self.names)]
 
     @property
     def is_finite(self) -> bool:
@@ -70,9 +76,9 @@ class StepReport:
     @property
     def own_is_finite(self) -> bool:
         """This process has none."""
-        return all(map(math.isfinite, self._host.values()[5:]))
+        return all(map(math.isfinite, self._host.values()[len(self.names) + 2 :]))
 
     @property
     def stop(self) -> bool:
         """Some process was asked to stop."""
-        return self._host.values()[4] > 0
+        return self._host.values()[len(self.names) + 1] > 0

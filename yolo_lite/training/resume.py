@@ -123,6 +123,13 @@ def check_same_run(path: Path, checkpoint: dict[str, Any], model: Namespace, nam
                 f"{path} was trained with model.{key}={given.get(key)}, this command says "
                 f"{model[key]}: give --config with the config.yaml of its run folder, before --ckpt_path"
             )
+    # They decide which parameters the optimiser has. The file of the teacher may have moved.
+    if given.get("freeze") != model.freeze or bool(given.get("teacher")) != bool(model.teacher):
+        before, now = ((s.get("freeze"), s.get("teacher")) for s in (given, model.as_dict()))
+        raise UserError(
+            f"{path} was trained with model.freeze={before[0]}, model.teacher={before[1]}, this command says {now[0]} "
+            f"and {now[1]}: give --config with the config.yaml of its run folder, before --ckpt_path"
+        )
     used = checkpoint["yolo_lite"]["optimizer"]
     if model.optimizer not in ("auto", used):
         raise UserError(f"{path} was trained with model.optimizer={used}, this command says {model.optimizer}")

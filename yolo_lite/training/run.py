@@ -7,7 +7,6 @@ import shlex
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 from jsonargparse import Namespace
@@ -22,7 +21,6 @@ from yolo_lite.training.checkpoints import BestCheckpoint
 from yolo_lite.training.loggers import tensorboards
 from yolo_lite.training.module import DetectionModule
 from yolo_lite.training.stopping import explaining
-from yolo_lite.utils.checkpoints import MODEL_PREFIX, transfer_weights
 from yolo_lite.utils.console import clock
 from yolo_lite.utils.runs import occupied
 from yolo_lite.utils.watchdog import follow_parent
@@ -38,8 +36,6 @@ def train(args: list[str]) -> None:
     """
     follow_parent()
     cli = TrainCLI(args)
-    if cli.initial is not None:
-        load_initial_weights(cli.model, cli.initial, cli.config.weights)
     run_folder = cli.trainer.log_dir  # asked for on every process: Lightning broadcasts it
     if cli.trainer.is_global_zero:
         introduce(cli.model, cli.trainer, run_folder)
@@ -49,15 +45,6 @@ def train(args: list[str]) -> None:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True)
     if cli.trainer.is_global_zero:
         report(cli, run_folder, time.monotonic() - started)
-
-
-def load_initial_weights(module: DetectionModule, checkpoint: dict[str, Any], path: str) -> None:
-    """Start from the weights of another run; every tensor that fits is taken, class by class, the others are named."""
-    state = {k.removeprefix(MODEL_PREFIX): v for k, v in checkpoint["state_dict"].items()}
-    source_classes = checkpoint["yolo_lite"]["class_names"]
-    moved, new = transfer_weights(module.model, state, module.class_names, source_classes)
-    detail = f", new: {', '.join(new[:3])}{' ...' if len(new) > 3 else ''}" if new else ""
-    log.info("moved %d of %d tensors from %s%s", moved, moved + len(new), path, detail)
 
 
 def introduce(module: DetectionModule, trainer: L.Trainer, run_folder: str | None) -> None:
@@ -73,6 +60,20 @@ def introduce(module: DetectionModule, trainer: L.Trainer, run_folder: str | Non
         costs.gflops,
         trainer.precision,
     )
+    if module.frozen:
+        fixed = sum(p.numel() for name in module.frozen for p in module.model.get_submodule(name).parameters())
+        log.info("frozen: %s (%s parameters)", ", ".join(module.frozen), f"{fixed:,}")
+    if module.distillation is not None:
+        teacher, taught = module.distillation.teacher, module.distillation.taught
+        log.info(
+            "teacher: %s of %d px, %d of %d classes, levels of stride %s, weight %g",
+            teacher.variant,
+            teacher.image_size,
+            taught,
+            classes,
+            ", ".join(map(str, module.distillation.strides)),
+            module.distillation.weight,
+        )
     if run_folder is not None:
         log.info("run folder %s", run_folder)
 

@@ -131,7 +131,7 @@ class NonFiniteGuard(L.Callback):
             images = f"images {self._batch.image_ids.tolist()}"
             saved = f", {path} the batch"
         raise NonFiniteLossError(
-            f"the loss (box, class, DFL) is {report.losses()} at step {trainer.global_step}, {images}; lower "
+            f"the loss ({', '.join(report.names)}) is {report.losses()} at step {trainer.global_step}, {images}; lower "
             "--model.lr, use --trainer.precision 32-true, or look at these images' boxes, and go on with "
             f"--ckpt_path last; {checkpoint} has the weights before that step{saved}"
         )

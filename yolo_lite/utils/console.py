@@ -38,6 +38,7 @@ def set_up_logging() -> None:
         ".*Experiment logs directory .* exists and is not empty.*",
         ".*lr_scheduler.step.*before.*optimizer.step.*",
         ".*It is recommended to use `self.log.*sync_dist.*",  # what we log is equal on all processes, or rank 0's own
+        ".*in eval mode at the start of training.*",  # what is frozen
         ".*could not find the monitored key.*",  # before the first validation
         ".*your dataloader is not resumable.*",  # the data module keeps its position
     ):
