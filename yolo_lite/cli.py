@@ -247,8 +247,8 @@ class TrainCLI(LightningCLI):
             transfer = transfer_weights(model.model, model.class_names, self.initial)
             if lacking := not_given(model.frozen, transfer.new):
                 raise UserError(
-                    f"model.freeze={model.hparams['freeze']}: {len(lacking)} tensors of these parts are not in "
-                    f"{self.initial.path} ({lacking[0]}, ...) and would stay random: freeze less, or give other --weights"
+                    f"model.freeze={model.hparams['freeze']}: {self.initial.path} lacks {len(lacking)} of their "
+                    f"tensors ({lacking[0]}, ...), which would stay random: freeze less, or give other --weights"
                 )
             if is_main_process():
                 log.info("%s: %s", self.initial.path, transfer)

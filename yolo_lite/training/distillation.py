@@ -111,7 +111,7 @@ class Distillation(nn.Module):
             batch_sum: adds up over the processes that share the batch.
         """
         if next(self.teacher.model.parameters()).device != images.device:
-            self.teacher.model.to(images.device, memory_format=torch.channels_last)
+            self.teacher.model.to(images.device).to(memory_format=torch.channels_last)
         teacher_features, teacher_maps = self.teacher(images)
         adapted = [adapter(features[i]) for adapter, i in zip(self.adapters, self.own_levels, strict=True)]
         with torch.autocast(images.device.type, enabled=False):

@@ -42,15 +42,17 @@ def frozen_names(model: YOLO, freeze: Freeze | None) -> list[str]:
 
 
 def freeze_parts(model: YOLO, names: Sequence[str]) -> list[nn.Module]:
-    """Take the gradients from these modules' parameters. Their BatchNorm is the caller's: `eval()` them after each
-    `train()`.
+    """Put these modules into eval mode, for the sake of BatchNorm, and take the gradients from their parameters.
+
+    Returns:
+        The modules; whoever calls `train()` on the detector must call `eval()` on them after it.
 
     Raises:
         UserError: nothing is left to train.
     """
     parts = [model.get_submodule(name) for name in names]
     for part in parts:
-        part.requires_grad_(False)
+        part.eval().requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"model.freeze={list(names)} leaves nothing to train: freeze less")
     return parts
