@@ -153,7 +153,8 @@ class TrainCLI(LightningCLI):
                 f"model.freeze={config.model.freeze} without --weights would keep random weights: give the checkpoint "
                 "that they come from"
             )
-        self.teacher = Teacher.read(Path(config.model.teacher), names) if config.model.teacher else None
+        cache = Path(config.model.teacher_cache) if config.model.teacher_cache else None
+        self.teacher = Teacher.read(Path(config.model.teacher), names, cache) if config.model.teacher else None
 
     def check_patience(self) -> None:
         """Raises:

@@ -19,6 +19,7 @@ from yolo_lite.models.fuse import fuse_model
 from yolo_lite.models.yolo import YOLO, build_model
 from yolo_lite.training.distillation import Distillation, Teacher
 from yolo_lite.training.module import DetectionModule, training_loss
+from yolo_lite.training.teacher_cache import TeacherCache
 from yolo_lite.utils.errors import UserError
 
 FAST = [
@@ -28,8 +29,8 @@ FAST = [
 ]
 
 
-def make_teacher(variant: str = "yolov8n", names: list[str] | None = None, **parts: Any) -> Teacher:
-    return Teacher(fuse_model(lively(variant, **parts)[0]), variant, names or NAMES, 64)
+def make_teacher(seed: int = 0) -> Teacher:
+    return Teacher(fuse_model(lively(seed=seed)[0]), "yolov8n", list(NAMES), 64)
 
 
 def distance(student: YOLO, teacher: Teacher, images: Tensor, names: list[str] | None = None) -> Tensor:
@@ -98,6 +99,35 @@ def test_the_teacher_stays_as_it_is_and_the_student_comes_closer() -> None:
     assert not teacher.model.training
     assert all(p.grad is None and not p.requires_grad for p in teacher.model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in teacher.model.state_dict().items())
+
+
+def test_what_the_teacher_said_is_asked_once(tmp_path: Path, monkeypatch: Any) -> None:
+    """The same images in another order, by another teacher object of the same weights; then by other weights."""
+    images = torch.rand(3, 3, 64, 96)
+
+    def say(seed: int, images: Tensor) -> list[Tensor]:
+        teacher = make_teacher(seed=seed)
+        teacher.cache = TeacherCache(tmp_path, teacher.model)
+        features, maps = teacher(images)
+        return [*features, *maps]
+
+    expected = [x.half().float() for x in make_teacher().forward(images)]
+    assert all(torch.equal(a, b) for a, b in zip(say(0, images), expected, strict=True))
+    with monkeypatch.context() as patch:
+        patch.setattr(Teacher, "forward", None)  # must not be called
+        again = say(0, images[[2, 0, 1]])
+        assert all(torch.equal(a, b[[2, 0, 1]]) for a, b in zip(again, expected, strict=True))
+        with pytest.raises(TypeError):
+            say(0, images + 1e-3)
+        with pytest.raises(TypeError):
+            say(1, images)
+    assert len(list(tmp_path.rglob("*/*/*"))) == 3
+    damaged = sorted(path for path in tmp_path.rglob("*/*/*") if path.is_file())
+    damaged[0].write_bytes(damaged[0].read_bytes()[:-2])
+    content = bytearray(damaged[1].read_bytes())
+    content[100] ^= 1
+    damaged[1].write_bytes(content)
+    assert all(torch.equal(a, b) for a, b in zip(say(0, images), expected, strict=True))
 
 
 def test_under_autocast_the_loss_is_float32() -> None:

@@ -50,6 +50,7 @@ class DetectHead(nn.Module):
         self.num_classes = num_classes
         self.reg_max = reg_max
         self.strides = tuple(strides)
+        self.num_outputs = 4 * reg_max + num_classes
         self.init_bias()
 
     def init_bias(self) -> None:

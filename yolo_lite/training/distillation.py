@@ -16,6 +16,7 @@ from yolo_lite.losses.distillation import DistillationLoss
 from yolo_lite.models.fuse import fuse_model
 from yolo_lite.models.yolo import YOLO
 from yolo_lite.ops.postprocess import Decoded, decode_maps
+from yolo_lite.training.teacher_cache import TeacherCache
 from yolo_lite.utils.errors import UserError
 
 
@@ -29,35 +30,64 @@ class Teacher:
         variant: what it is.
         class_names: its classes.
         image_size: that it was trained at.
+        cache: keeps what it says; None: nothing is kept.
     """
 
     model: YOLO
     variant: str
     class_names: list[str]
     image_size: int
+    cache: TeacherCache | None = None
 
     @staticmethod
-    def read(path: Path, class_names: Sequence[str]) -> Teacher:
+    def read(path: Path, class_names: Sequence[str], cache: Path | None = None) -> Teacher:
         """From a checkpoint or .safetensors file.
 
         Args:
             path: the file.
             class_names: those of the student.
+            cache: folder for what it says; None: nothing is kept.
 
         Raises:
-            UserError: it cannot be read, or knows none of the classes.
+            UserError: it cannot be read, or knows none of the classes, or the folder cannot be written to.
         """
         model, info = load_weights(path)
         if not set(class_names) & set(info.class_names):
             known, wanted = list(info.class_names)[:5], list(class_names)[:5]
             raise UserError(f"the teacher {path} knows {known}, none of {wanted}: fine-tune it on this data first")
-        return Teacher(fuse_model(model), info.variant, list(info.class_names), info.image_size)
+        fused = fuse_model(model)
+        kept = TeacherCache(cache, fused) if cache is not None else None
+        return Teacher(fused, info.variant, list(info.class_names), info.image_size, kept)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """(B, 3, H, W) in 0..1 -> the neck's and the head's maps, per level."""
+        maps = self.forward(images) if self.cache is None else self.remembered(images, self.cache)
+        return maps[: len(maps) // 2], maps[len(maps) // 2 :]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """The maps of the neck, then those of the head."""
+        if next(self.model.parameters()).device != images.device:
+            self.model.to(images.device).to(memory_format=torch.channels_last)
         features = self.model.features(images)
-        return features, self.model.head(features)
+        return [*features, *self.model.head(features)]
+
+    def remembered(self, images: Tensor, cache: TeacherCache) -> list[Tensor]:
+        """As `forward`, rounded to float16: from the cache where it has an image, computed and kept where not."""
+        height, width = images.shape[2:]
+        channels = [*self.model.neck.out_channels, *[self.model.head.num_outputs] * len(self.model.strides)]
+        shapes = [
+            torch.Size([c, height // s, width // s]) for c, s in zip(channels, self.model.strides * 2, strict=True)
+        ]
+        paths = [cache.path(image) for image in images]
+        found = [cache.read(path, shapes) for path in paths]
+        missing = [i for i, maps in enumerate(found) if maps is None]
+        if missing:
+            computed = [x.half().float() for x in self.forward(images[missing])]
+            for row, i in enumerate(missing):
+                found[i] = [x[row] for x in computed]
+                cache.write(paths[i], found[i])  # type: ignore[arg-type]
+        return [torch.stack([x.to(images.device) for x in level]) for level in zip(*found, strict=True)]
 
 
 class Distillation(nn.Module):
@@ -110,8 +140,6 @@ class Distillation(nn.Module):
             maps: of its head.
             batch_sum: adds up over the processes that share the batch.
         """
-        if next(self.teacher.model.parameters()).device != images.device:
-            self.teacher.model.to(images.device).to(memory_format=torch.channels_last)
         teacher_features, teacher_maps = self.teacher(images)
         adapted = [adapter(features[i]) for adapter, i in zip(self.adapters, self.own_levels, strict=True)]
         with torch.autocast(images.device.type, enabled=False):

@@ -81,6 +81,8 @@ class DetectionModule(L.LightningModule):
             the image on (5: the backbone without its pooling).
         teacher: checkpoint of a trained detector that teaches this one.
         distill_weight: weight of what the teacher says; the ground truth has 1.
+        teacher_cache: folder to keep what the teacher says, for runs that meet the same images (same seed and data
+            settings, or no augmentation); None: it is asked every time.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class DetectionModule(L.LightningModule):
         freeze: Freeze | None = None,
         teacher: str | None = None,
         distill_weight: float = 1.0,
+        teacher_cache: str | None = None,
     ) -> None:
         super().__init__()
         if not class_names:
@@ -175,8 +178,10 @@ class DetectionModule(L.LightningModule):
         self.distillation = Distillation(teacher, self.model, self.class_names, loss, p.distill_weight)
 
     def setup(self, stage: str) -> None:
-        if stage == "fit" and self.distillation is None and self.hparams["teacher"] is not None:
-            self.learn_from(Teacher.read(Path(self.hparams["teacher"]), self.class_names))
+        p: Any = self.hparams
+        if stage == "fit" and self.distillation is None and p.teacher is not None:
+            cache = Path(p.teacher_cache) if p.teacher_cache is not None else None
+            self.learn_from(Teacher.read(Path(p.teacher), self.class_names, cache))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The detector's weights: neither a teacher nor the adapters to it."""
