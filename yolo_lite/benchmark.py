@@ -1,6 +1,7 @@
 """Time a trained model in several formats, in turn: `python -m yolo_lite.benchmark --checkpoint F --data.root DIR`.
 
-Exit codes: 0 measured, what could not be is one line each; 2 something that you can mend (one line says what).
+Exit codes: 0 measured, what could not be is one line each; 2 something that you can mend (one line says what);
+130 Ctrl-C, 143 SIGTERM: nothing is left behind.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from yolo_lite.evaluation.coco_scores import format_score
 from yolo_lite.utils.console import run_command, table_console
 from yolo_lite.utils.errors import UserError
 from yolo_lite.utils.files import check_folder, check_target, replacing
+from yolo_lite.utils.signals import raising_sigterm
 
 log = logging.getLogger("yolo_lite.benchmark")  # as a command, __name__ is __main__
 
@@ -126,6 +128,7 @@ def draw(results: Sequence[Result], contest: Contest, size: tuple[int, int]) -> 
     return latency_figure(points, is_scored, f"{contest.describe(size)}, batch {contest.batch}")
 
 
+@raising_sigterm()
 def benchmark(config: Namespace) -> None:
     """Measure as the arguments say.
 

@@ -1,6 +1,7 @@
 """A page that shows what a model finds: `python -m yolo_lite.demo --model best.onnx`, then `python -m http.server`.
 
-Exit codes: 0 written, 2 something that you can mend (one line says what).
+Exit codes: 0 written, 2 something that you can mend (one line says what); 130 Ctrl-C, 143 SIGTERM: nothing is left
+behind.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from jsonargparse import ArgumentParser
 
 from yolo_lite.deploy.demo_folder import find_runtime, write_demo
 from yolo_lite.utils.console import run_command
+from yolo_lite.utils.signals import raising_sigterm
 
 log = logging.getLogger("yolo_lite.demo")  # as a command, __name__ is __main__
 
@@ -36,6 +38,7 @@ def build_parser() -> ArgumentParser:
 def main(args: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
 
+    @raising_sigterm()
     def command() -> None:
         config = build_parser().parse_args(args)
         folder = Path(config.out)

@@ -1,6 +1,7 @@
 """Write a trained model for other runtimes: `python -m yolo_lite.export --checkpoint F --format onnx`.
 
-Exit codes: 0 written and checked, 2 something that you can mend (one line says what).
+Exit codes: 0 written and checked, 2 something that you can mend (one line says what); 130 Ctrl-C, 143 SIGTERM:
+nothing is left behind.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from yolo_lite.deploy.model_info import ModelInfo, Output, Suppression
 from yolo_lite.ops.postprocess import MAX_DETECTIONS, PREDICT_IOU, PREDICT_SCORE
 from yolo_lite.utils.console import run_command
 from yolo_lite.utils.errors import UserError
+from yolo_lite.utils.signals import raising_sigterm
 
 log = logging.getLogger("yolo_lite.export")  # as a command, __name__ is __main__
 
@@ -99,6 +101,7 @@ def describe(exported: Exported, info: ModelInfo) -> None:
 def main(args: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
 
+    @raising_sigterm()
     def command() -> None:
         config = build_parser().parse_args(args)
         source = Path(config.checkpoint)

@@ -1,7 +1,8 @@
 """Write a trained model in int8: `python -m yolo_lite.quantise --checkpoint F --data.root DIR --format onnx`.
 
 Exit codes: 0 written, with no more lost than allowed; 1 int8 loses more than --max_loss, or takes more than --max_size,
-and nothing was written; 2 something that you can mend (one line says what).
+and nothing was written; 2 something that you can mend (one line says what); 130 Ctrl-C, 143 SIGTERM: nothing is left
+behind.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from yolo_lite.deploy.quantisation import Quantised, QuantiseOptions, Quantiser,
 from yolo_lite.evaluation.coco_scores import format_score
 from yolo_lite.ops.postprocess import EVAL_IOU, EVAL_SCORE, MAX_DETECTIONS
 from yolo_lite.utils.console import run_command, table_console
+from yolo_lite.utils.signals import raising_sigterm
 
 log = logging.getLogger("yolo_lite.quantise")  # as a command, __name__ is __main__
 
@@ -107,6 +109,7 @@ def requested(config: Namespace, info: ModelInfo) -> ModelInfo:
 def main(args: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
 
+    @raising_sigterm()
     def command() -> None:
         parser = build_parser()
         config = parser.parse_args(args)

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from yolo_lite.utils.distributed import is_main_process
 from yolo_lite.utils.errors import EXIT_OK, EXIT_SIGNAL, EXIT_USER_ERROR, StoppedError, UserError
+from yolo_lite.utils.signals import Terminated
 
 PAPER_WIDTH = 160  # columns of a table that nobody looks at on a terminal
 
@@ -59,6 +60,9 @@ def run_command(command: Callable[[], None]) -> int:
     except UserError as error:
         print(f"{error.label}{one_line(original_message(error))}", file=sys.stderr)
         return error.exit_code
+    except Terminated:
+        print("stopped by SIGTERM", file=sys.stderr)
+        return EXIT_SIGNAL + signal.SIGTERM
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_SIGNAL + signal.SIGINT
