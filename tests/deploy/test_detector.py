@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -296,3 +297,27 @@ def test_results_do_not_depend_on_the_speed_of_the_machine(
     assert len(usual) == MAX_DETECTIONS
     np.testing.assert_array_equal(usual.boxes_xyxy, late.boxes_xyxy)
     np.testing.assert_array_equal(usual.labels, late.labels)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("conf", "did you mean score?"),
+        ("max_detection", "did you mean max_detections?"),
+        ("imgsz", "give image_size to load_model"),
+        ("zzz", "there are score, iou, max_detections"),
+    ],
+)
+def test_an_unknown_option_is_named(colour_detector: Make, draw_rectangles: Draw, name: str, meant: str) -> None:
+    with pytest.raises(UserError, match=rf"no option {name} here: .*{re.escape(meant)}"):
+        colour_detector().predict(draw_rectangles((64, 64), [], []), **{name: 0.3})
+
+
+def test_what_is_no_xml_of_openvino_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed (requirements-export.txt)")
+    path = tmp_path / "m.xml"
+    for content, words in ((bytes(5000), "does not begin as XML"), (b'<?xml version="1.0"?>', "no file .*m.bin")):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=words):
+            load_model(path)
+    assert capfd.readouterr().err == ""

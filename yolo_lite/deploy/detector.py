@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,18 @@ from yolo_lite.utils.errors import UserError
 
 # Larger ones are no faster on a CPU; a GPU that wants more takes `batch_size`.
 BATCH_SIZE = 8
+# Names under which other tools have these options.
+ELSEWHERE = {
+    "conf": "score",
+    "confidence": "score",
+    "threshold": "score",
+    "nms": "iou",
+    "max_det": "max_detections",
+    "batch": "batch_size",
+    "rect": "rectangular",
+}
+# What is chosen when a model is loaded, not for each image.
+OF_LOADING = {"imgsz": "image_size", "image_size": "image_size", "device": "device", "threads": "threads"}
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,23 @@ class PredictOptions:
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: give at least 1")
         check_tiling(self.tile, self.overlap)
+
+    @staticmethod
+    def named(options: dict[str, Any]) -> PredictOptions:
+        """Options by their names.
+
+        Raises:
+            UserError: one has no such name, or is out of range.
+        """
+        known = [entry.name for entry in fields(PredictOptions)]
+        for name in options:
+            if name in OF_LOADING:
+                raise UserError(f"no option {name} here: give {OF_LOADING[name]} to load_model")
+            if name not in known:
+                near = [ELSEWHERE[name]] if name in ELSEWHERE else get_close_matches(name, known, 1)
+                meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+                raise UserError(f"no option {name} here: {meant}")
+        return PredictOptions(**options)
 
 
 @dataclass
@@ -128,7 +158,8 @@ class Detector:
             **options: fields of `PredictOptions`.
 
         Raises:
-            UserError: a source cannot be read, or an option is out of range. To go on, use `stream` with `on_error`.
+            UserError: a source cannot be read, or an option is unknown or out of range. To go on, use `stream` with
+                `on_error`.
         """
         return list(self.stream(sources, **options))
 
@@ -142,7 +173,7 @@ class Detector:
             on_error: called with what cannot be read, which is skipped; None: it is raised.
             **options: fields of `PredictOptions`.
         """
-        chosen = PredictOptions(**options)
+        chosen = PredictOptions.named(options)
         self.check(chosen)
         _, frames = self.open([sources] if is_single(sources) else sources, chosen)
         return self.look_at(readable(frames, on_error), chosen)

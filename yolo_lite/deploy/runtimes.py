@@ -203,6 +203,7 @@ class OpenVinoRuntime(Runtime):
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         openvino = needed("openvino", path)
+        check_xml(path)
         core = openvino.Core()
         try:
             model = core.read_model(path)
@@ -219,6 +220,23 @@ class OpenVinoRuntime(Runtime):
     def compute(self, images: Tensor) -> list[Tensor]:
         results = self.model([as_floats(images)])
         return [torch.from_numpy(np.array(results[i])) for i in range(len(self.model.outputs))]
+
+
+def check_xml(path: Path) -> None:
+    """That OpenVINO takes the file for its own: on others it tries every format that it knows, and complains of each.
+
+    Raises:
+        UserError: it is no .xml of OpenVINO, or has no .bin.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(200).lstrip()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    if not start.startswith((b"<?xml", b"<net")):
+        raise UserError(f"{path} is not a readable OpenVINO model: it does not begin as XML")
+    if not path.with_suffix(".bin").is_file():
+        raise UserError(f"no file {path.with_suffix('.bin')}: the weights of {path.name} lie there")
 
 
 def as_floats(images: Tensor) -> np.ndarray:
