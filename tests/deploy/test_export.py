@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -239,4 +240,17 @@ def test_without_safetensors_it_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match="--format safetensors needs safetensors: pip install"):
         export_model(*lively(width=0.125), "safetensors", tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "safetensors"])
+def test_a_full_disk_is_one_line(kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_bytes(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    model, info = lively()
+    path = tmp_path / f"m{SUFFIXES[kind]}"
+    with pytest.raises(UserError, match=f"cannot write {path}: No space left"):
+        export_model(model, wanted(info, "raw"), kind, path)
     assert not list(tmp_path.iterdir())

@@ -75,7 +75,10 @@ def export_model(model: YOLO, info: ModelInfo, kind: Format, path: Path, overwri
     check_path(path, kind, overwrite)
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.resolve().parent) as folder:
         written = Path(folder) / path.name
-        WRITERS[kind](model, info, written)
+        try:
+            WRITERS[kind](model, info, written)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror or error}") from error
         runtime, reference = open_runtime(written, "cpu"), TorchRuntime(model, info)
         differences = [compare(reference, runtime, probe_images(shape)) for shape in probe_shapes(runtime)]
         del runtime  # Windows renames no file that is open

@@ -6,6 +6,7 @@ its name only after it was checked.
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -125,13 +126,17 @@ def write_torchscript(model: YOLO, info: ModelInfo, path: Path) -> None:
     with quiet(), torch.no_grad():
         graph = make_graph(model, info, torch.jit.script(suppress_scores))
         traced = torch.jit.trace(graph, example_images(info), check_trace=False)
-        torch.jit.save(traced, str(path), _extra_files={KEY: info.to_json()})
+        content = io.BytesIO()  # of a full disk torch would make the end of the process
+        torch.jit.save(traced, content, _extra_files={KEY: info.to_json()})
+    path.write_bytes(content.getvalue())
 
 
 def write_torch_export(model: YOLO, info: ModelInfo, path: Path) -> None:
     """A program of torch.export."""
+    content = io.BytesIO()  # as for TorchScript
     with quiet():
-        torch.export.save(traced_program(make_graph(model, info), info), str(path), extra_files={KEY: info.to_json()})
+        torch.export.save(traced_program(make_graph(model, info), info), content, extra_files={KEY: info.to_json()})
+    path.write_bytes(content.getvalue())
 
 
 def write_safetensors(model: YOLO, info: ModelInfo, path: Path) -> None:
