@@ -17,10 +17,13 @@ import numpy as np
 import pytest
 import torch
 
+from tests.deploy.lively import lively
 from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.data.types import Batch
+from yolo_lite.models.fuse import fuse_model
 from yolo_lite.ops.postprocess import Detections
 from yolo_lite.training.callbacks import NominalBatch
+from yolo_lite.training.distillation import Teacher
 from yolo_lite.training.module import DetectionModule
 from yolo_lite.training.trainer import silent_trainer
 
@@ -185,12 +188,14 @@ class Gradients(L.Callback):
             torch.save(self.steps, self.target)
 
 
-def gradients(root: Path, target: Path, processes: int) -> list[dict[str, Any]]:
-    """Of the steps of an epoch with eight images a step, spread over the processes."""
+def gradients(root: Path, target: Path, processes: int, is_taught: bool) -> list[dict[str, Any]]:
+    """Of the steps of an epoch with eight images a step, spread over the processes; those of a teacher's adapters too."""
     torch.manual_seed(0)
     # With a cache a mosaic's partners are any images; without one they are those that this process loaded before.
     data = DetectionDataModule(root, image_size=64, batch_size=8 // processes, num_workers=0, cache="ram")
     module = DetectionModule("yolov8n", data.check(), image_size=64, nominal_batch=8)
+    if is_taught:
+        module.learn_from(Teacher(fuse_model(lively(seed=1)[0]), "yolov8n", ["class0", "class1", "moon"], 64))
     trainer = silent_trainer(
         accelerator="cpu",
         devices=processes,
@@ -203,13 +208,15 @@ def gradients(root: Path, target: Path, processes: int) -> list[dict[str, Any]]:
     return torch.load(target)  # type: ignore[no-any-return]
 
 
-def test_gradients_do_not_depend_on_the_number_of_processes(tmp_path: Path, make_coco: Any) -> None:
+@pytest.mark.parametrize("is_taught", [False, True], ids=["alone", "with a teacher"])
+def test_gradients_do_not_depend_on_the_number_of_processes(is_taught: bool, tmp_path: Path, make_coco: Any) -> None:
     """1 x 8, 2 x 4 and 4 x 2; images differ in their numbers of objects, and the last step has four images."""
     root = make_coco(tmp_path / "data", num_train=12, boxes_per_image=3, empty_images=(1, 4, 6))
-    alone = gradients(root, tmp_path / "one", 1)
+    alone = gradients(root, tmp_path / "one", 1, is_taught)
     assert len(alone) == 2
+    assert all(len(step["losses"]) == 3 + is_taught for step in alone)
     for processes in (2, 4):
-        spread = gradients(root, tmp_path / f"of{processes}", processes)
+        spread = gradients(root, tmp_path / f"of{processes}", processes, is_taught)
         for one, other in zip(alone, spread, strict=True):
             difference = (one["gradient"] - other["gradient"]).norm() / one["gradient"].norm()
             assert difference < 1e-5, processes
