@@ -189,7 +189,7 @@ class Gradients(L.Callback):
 
 
 def gradients(root: Path, target: Path, processes: int, is_taught: bool) -> list[dict[str, Any]]:
-    """Of the steps of an epoch with eight images a step, spread over the processes; with those of a teacher's adapters."""
+    """Of the steps of an epoch with eight images a step, spread over the processes; with or without a teacher."""
     torch.manual_seed(0)
     # With a cache a mosaic's partners are any images; without one they are those that this process loaded before.
     data = DetectionDataModule(root, image_size=64, batch_size=8 // processes, num_workers=0, cache="ram")

@@ -12,12 +12,13 @@ import pytest
 
 import eval as eval_script
 import train as train_script
+from tests.deploy.lively import make_checkpoint
 from yolo_lite.models import build_model
 from yolo_lite.utils.profiling import count_gflops, count_parameters
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
-SHORT = "--data.image_size 64 --data.batch_size 4 --data.num_workers 0 --trainer.max_epochs 1 --trainer.accelerator cpu"
+SHORT = "--data.image_size 64 --data.batch_size 4 --data.num_workers 0 --trainer.limit_train_batches 1 --trainer.max_epochs 1 --trainer.accelerator cpu"
 
 
 def commands() -> list[str]:
@@ -47,6 +48,7 @@ def test_training_on_own_data(command: str, tmp_path: Path, make_coco, monkeypat
     """The commands with DIR and NAME filled in and made short, and the scoring of what came out."""
     monkeypatch.chdir(tmp_path)
     make_coco(tmp_path / "data")
+    make_checkpoint(tmp_path / "best.ckpt", ["class0", "class1"])
     given = shlex.split(command.replace("DIR", "data").replace("configs/", f"{REPOSITORY}/configs/"))[2:]
     assert train_script.main([*given, *SHORT.split(), "--name", "first"]) == 0
     evaluate = next(c for c in commands() if c.startswith("python eval.py"))

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import lightning as L
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from tests.deploy.lively import make_checkpoint
 from yolo_lite.data.collate import collate
 from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.data.dataset import EvalDataset
@@ -24,7 +24,6 @@ from yolo_lite.deploy.runtimes import Runtime
 from yolo_lite.losses.detection import DetectionLoss
 from yolo_lite.models import build_model
 from yolo_lite.models.yolo import YOLO
-from yolo_lite.training.module import DetectionModule
 
 GREY = 40
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
@@ -120,36 +119,10 @@ def save_video() -> Callable[..., Path]:
     return save
 
 
-def make_checkpoint(path: Path, class_names: Sequence[str] = NAMES, image_size: int = 64, seed: int = 0) -> Path:
-    """A checkpoint as train.py writes it of a detector that nobody trained, which finds a lot in every image: noise has
-    set its statistics, so that what it finds depends on the pixels, with scores of all sizes."""
-    torch.manual_seed(seed)
-    module = DetectionModule("yolov8n", list(class_names), image_size)
-    for branch in module.model.head.classes:
-        torch.nn.init.normal_(branch[-1].weight, std=0.3)
-        torch.nn.init.constant_(branch[-1].bias, -0.8)
-    for part in module.model.modules():
-        if isinstance(part, torch.nn.BatchNorm2d):
-            part.momentum = None  # the mean of all batches
-    module.model.train()
-    with torch.no_grad():
-        for size in (2, 4, 8, 16, 32, 64):
-            module.model(torch.nn.functional.interpolate(torch.rand(8, 3, size, size), size=64))
-    identity = {"format": 1, "class_names": list(class_names), "variant": "yolov8n", "image_size": image_size}
-    content: dict[str, Any] = {
-        "state_dict": module.state_dict(),
-        "hyper_parameters": dict(module.hparams),
-        "yolo_lite": identity,
-        "pytorch-lightning_version": L.__version__,
-    }
-    torch.save(content, path)
-    return path
-
-
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A detector of three classes, 64 px."""
-    return make_checkpoint(tmp_path_factory.mktemp("checkpoint") / "three.ckpt")
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoint") / "three.ckpt", NAMES)
 
 
 @pytest.fixture(scope="session")
