@@ -18,7 +18,10 @@ from yolo_lite.utils.profiling import count_gflops, count_parameters
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
-SHORT = "--data.image_size 64 --data.batch_size 4 --data.num_workers 0 --trainer.limit_train_batches 1 --trainer.max_epochs 1 --trainer.accelerator cpu"
+SHORT = (
+    "--data.image_size 64 --data.batch_size 4 --data.num_workers 0 --trainer.limit_train_batches 1 "
+    "--trainer.max_epochs 1 --trainer.accelerator cpu"
+)
 
 
 def commands() -> list[str]:
