@@ -1,0 +1,298 @@
+"""The laboratory: train and score every run of a plan, by the ordinary train.py and eval.py, one after the other.
+
+    python -m benchmarks.lab run configs/lab/transfer.yaml --data_root FOLDER
+    python -m benchmarks.lab show configs/lab/transfer.yaml
+
+What is stopped goes on where it was: runs that have a result are passed over, the others resumed. Exit codes: 0 all
+runs are done, 2 something that you can mend (one line says what), 130 or 143 stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.lab_results import (
+    REPOSITORY,
+    RESULTS,
+    Result,
+    current_commit,
+    describe_machine,
+    read_curve,
+    read_results,
+    read_scores,
+)
+from benchmarks.lab_tables import write_pages
+from yolo_lite.utils.console import clock, run_command
+from yolo_lite.utils.errors import EXIT_SIGNAL, StoppedError, UserError
+from yolo_lite.utils.runs import BEST_NAME, CHECKPOINTS, occupied, run_folders
+
+log = logging.getLogger("yolo_lite.lab")  # shown as the others are
+
+KEYS = {"name", "config", "data", "settings", "weights", "teacher"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        plan: name of its plan.
+        name: of the run, unique in the plan for each data set.
+        config: file of the model's settings, from the repository's root.
+        data: name of the data set.
+        seed: of order, augmentation and initial weights.
+        settings: options of train.py and their values.
+        weights, teacher: runs of the plan with the same seed whose best checkpoint it starts from or learns from.
+    """
+
+    plan: str
+    name: str
+    config: str
+    data: str
+    seed: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    teacher: str | None = None
+
+    @property
+    def folder_name(self) -> str:
+        return f"{self.name}-{self.data}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Runs that belong together."""
+
+    name: str
+    runs: list[Run]
+
+    @staticmethod
+    def read(path: Path) -> Plan:
+        """From YAML: `settings` and `seeds` of all, and a list of `runs`.
+
+        Raises:
+            UserError: it is not there, or holds something else.
+        """
+        try:
+            content = yaml.safe_load(path.read_text())
+            shared, seeds, entries = content.get("settings") or {}, content.get("seeds") or [0], content["runs"]
+            for entry in entries:
+                if unknown := entry.keys() - KEYS:
+                    raise UserError(
+                        f"{path}: unknown {', '.join(sorted(unknown))}: there are {', '.join(sorted(KEYS))}"
+                    )
+            runs = [
+                Run(path.stem, seed=seed, **{**entry, "settings": {**shared, **(entry.get("settings") or {})}})
+                for seed in seeds
+                for entry in entries
+            ]
+        except OSError as error:
+            raise UserError(f"cannot read the plan {path}: {error.strerror}") from None
+        except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is no plan: {' '.join(str(error).split())}") from None
+        plan = Plan(path.stem, runs)
+        names = [run.folder_name for run in runs]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise UserError(f"{path}: {sorted(twice)[0]} is there twice: give each run a name of its own")
+        for number, run in enumerate(runs):
+            for other in (run.weights, run.teacher):
+                if other is not None:
+                    plan.source(other, run.seed, number)
+        return plan
+
+    def source(self, name: str, seed: int, before: int | None = None) -> Run:
+        """The run of a name that another one starts from.
+
+        Raises:
+            UserError: there is none before it.
+        """
+        for run in self.runs[:before]:
+            if (run.name, run.seed) == (name, seed):
+                return run
+        raise UserError(f"plan {self.name}: no run {name} comes before the run that needs it")
+
+
+class Laboratory:
+    """Works on a plan.
+
+    Args:
+        plan: what to do.
+        data_root: folder that holds the data sets.
+        runs_dir: where run folders are made.
+        results: folder of the results of this plan.
+    """
+
+    def __init__(self, plan: Plan, data_root: Path, runs_dir: Path, results: Path) -> None:
+        self.plan = plan
+        self.data_root = data_root
+        self.home = runs_dir / plan.name
+        self.results = results
+
+    def result_path(self, run: Run) -> Path:
+        """Where what came of it is kept."""
+        return self.results / f"{run.folder_name}.json"
+
+    def best(self, run: Run) -> Path:
+        """The best checkpoint of a run.
+
+        Raises:
+            UserError: it has none.
+        """
+        folders = run_folders(self.home / run.folder_name)
+        path = folders[-1] / CHECKPOINTS / BEST_NAME if folders else self.home / run.folder_name
+        if not path.is_file():
+            raise UserError(
+                f"no best checkpoint of {run.folder_name} in {self.home}: delete its result to train it again"
+            )
+        return path
+
+    def options(self, run: Run) -> list[str]:
+        """Of train.py, without the places of this machine."""
+        options = ["--config", run.config]
+        for name, value in run.settings.items():
+            options += [f"--{name}", yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("\n...")]
+        return [*options, "--seed_everything", str(run.seed)]
+
+    def command(self, run: Run) -> str:
+        """What a reader types to train it."""
+        options = ["python", "train.py", *self.options(run), "--data.root", f"DATA/{run.data}"]
+        for option, other in (("--weights", run.weights), ("--model.teacher", run.teacher)):
+            options += [option, f"{other}/best.ckpt"] if other else []
+        return shlex.join(options)
+
+    def train(self, run: Run) -> None:
+        """Train, or go on with it."""
+        options = [*self.options(run), "--data.root", str(self.data_root / run.data), "--ckpt_path", "last"]
+        for option, other in (("--weights", run.weights), ("--model.teacher", run.teacher)):
+            options += [option, str(self.best(self.plan.source(other, run.seed)))] if other else []
+        begun = time.monotonic()
+        try:
+            call("train.py", [*options, "--runs_dir", str(self.home), "--name", run.folder_name])
+        finally:
+            self.add_minutes(run, (time.monotonic() - begun) / 60)
+
+    def add_minutes(self, run: Run, minutes: float) -> float:
+        """What it has taken so far, all its parts together."""
+        path = self.home / run.folder_name / "minutes.txt"
+        total = minutes + (float(path.read_text()) if path.is_file() else 0.0)
+        if path.parent.is_dir():
+            path.write_text(f"{total:.3f}\n")
+        return total
+
+    def score(self, run: Run) -> dict[str, Any]:
+        """By eval.py, on the validation images."""
+        target = self.home / run.folder_name / "scores.json"
+        given = ["--checkpoint", str(self.best(run)), "--data.root", str(self.data_root / run.data)]
+        call("eval.py", [*given, "--split", "val", "--report", "none", "--json", str(target)])
+        return read_scores(target)
+
+    def result(self, run: Run, commit: str) -> Result:
+        """Score it and gather what came of it."""
+        scores = self.score(run)
+        curve = read_curve(run_folders(self.home / run.folder_name)[-1])
+        return Result(
+            plan=self.plan.name,
+            name=run.name,
+            data=run.data,
+            seed=run.seed,
+            command=self.command(run),
+            commit=commit,
+            machine=describe_machine(),
+            parameters=scores["parameters"],
+            gflops=scores["gflops"],
+            minutes=round(self.add_minutes(run, 0.0), 1),
+            map_50_95=round(scores["map"], 5),
+            map_50=round(scores["map_50"], 5),
+            last_map_50_95=curve["map_50_95"][-1],
+            curve=curve,
+        )
+
+    def work(self, only: Sequence[str] = ()) -> None:
+        """Train and score whatever has no result yet.
+
+        Args:
+            only: names of runs; empty: all.
+
+        Raises:
+            UserError: a run cannot be made; those before it are done.
+        """
+        wanted = [run for run in self.plan.runs if not only or run.name in only]
+        open_runs = [run for run in wanted if not self.result_path(run).is_file()]
+        log.info("%d of %d runs have a result", len(wanted) - len(open_runs), len(wanted))
+        started = time.monotonic()
+        with occupied(self.home):
+            for number, run in enumerate(open_runs):
+                spent = time.monotonic() - started
+                left = f", about {clock(spent / number * (len(open_runs) - number))} left" if number else ""
+                log.info("run %d of %d: %s%s", number + 1, len(open_runs), run.folder_name, left)
+                commit = current_commit()
+                self.train(run)
+                result = self.result(run, commit)
+                result.write(self.result_path(run))
+                log.info("%s: mAP50-95 %.4f; %s", run.folder_name, result.map_50_95, self.result_path(run))
+
+
+def call(script: str, options: Sequence[str]) -> None:
+    """Run train.py or eval.py in a process of its own, as a user would.
+
+    Raises:
+        StoppedError: it was stopped by a signal.
+        UserError: it failed; it has said why.
+    """
+    process = subprocess.Popen([sys.executable, str(REPOSITORY / script), *options], cwd=REPOSITORY)
+    while True:
+        try:
+            code = process.wait()
+            break
+        except KeyboardInterrupt:  # the terminal sends it to both: let it save
+            continue
+    if code > EXIT_SIGNAL:
+        raise StoppedError(f"in {script}; the same command goes on from here", code - EXIT_SIGNAL)
+    if code:
+        raise UserError(f"{script} ended with {code}: {shlex.join(options)}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="action", required=True)
+    run = commands.add_parser("run", help="train and score what has no result yet")
+    run.add_argument("plan", type=Path)
+    run.add_argument("--data_root", type=Path, required=True, help="folder that holds the data sets by name")
+    run.add_argument("--runs_dir", type=Path, default=REPOSITORY / "runs" / "lab")
+    run.add_argument("--only", nargs="*", default=[], help="names of runs")
+    show = commands.add_parser("show", help="write tables and figures from the results")
+    show.add_argument("plan", type=Path)
+    for command in (run, show):
+        command.add_argument("--results", type=Path, default=RESULTS, help="folder of the results of all plans")
+    return parser
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    config = build_parser().parse_args(args)
+
+    def command() -> None:
+        plan = Plan.read(config.plan)
+        results = config.results / plan.name
+        if config.action == "run":
+            Laboratory(plan, config.data_root.resolve(), config.runs_dir.resolve(), results).work(config.only)
+        for path in write_pages(results, [run.name for run in plan.runs], read_results(results)):
+            log.info("%s", path)
+
+    return run_command(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""Tables and figures of the laboratory, from its result files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks.lab_results import Result, mean
+from yolo_lite.evaluation.figures import new_figure, to_png
+from yolo_lite.evaluation.styles import CURVE_COLOURS
+from yolo_lite.utils.files import replacing
+
+TABLE_NAME = "table.md"
+HEADER = (
+    *("run", "data", "parameters", "GFLOPs", "mAP50-95", "mAP50", "last", "after a third", "seeds", "minutes"),
+)  # fmt: skip
+
+
+def group(results: Sequence[Result], order: Sequence[str]) -> list[list[Result]]:
+    """The seeds of each run and data set together, runs in the order of the plan."""
+    keys = dict.fromkeys((r.name, r.data) for r in sorted(results, key=lambda r: (order.index(r.name), r.data)))
+    return [sorted((r for r in results if (r.name, r.data) == key), key=lambda r: r.seed) for key in keys]
+
+
+def score(values: Sequence[float]) -> str:
+    """The mean, and the range where there are several."""
+    text = f"{mean(values):.3f}"
+    return text if len(values) == 1 else f"{text} ({min(values):.3f} to {max(values):.3f})"
+
+
+def after_a_third(result: Result) -> float:
+    """mAP50-95 after a third of the epochs: how early it learns."""
+    values = result.curve["map_50_95"]
+    return values[max(0, len(values) // 3 - 1)]
+
+
+def table(results: Sequence[Result], order: Sequence[str]) -> str:
+    """In Markdown: a row for each run and data set, scores of the best checkpoint as means over the seeds."""
+    rows = [HEADER, ("---",) * len(HEADER)]
+    for seeds in group(results, order):
+        first = seeds[0]
+        scores: list[Callable[[Result], float]] = [lambda r: r.map_50_95, lambda r: r.map_50]
+        scores += [lambda r: r.last_map_50_95, after_a_third]
+        cells = [score([pick(result) for result in seeds]) for pick in scores]
+        facts = [first.name, first.data, f"{first.parameters:,}", f"{first.gflops:.2f}", *cells]
+        rows.append((*facts, ", ".join(str(r.seed) for r in seeds), f"{mean([r.minutes for r in seeds]):.0f}"))
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def curves(results: Sequence[Result], order: Sequence[str], data: str) -> bytes:
+    """mAP50-95 by epoch, a line for each run, the extent of its seeds as a band; PNG."""
+    figure = new_figure(8, 4.8)
+    axes = figure.add_subplot()
+    for number, seeds in enumerate(group([r for r in results if r.data == data], order)):
+        length = min(len(r.curve["epoch"]) for r in seeds)
+        epochs = [epoch + 1 for epoch in seeds[0].curve["epoch"][:length]]
+        columns = list(zip(*(r.curve["map_50_95"][:length] for r in seeds), strict=True))
+        colour = CURVE_COLOURS[number % len(CURVE_COLOURS)]
+        style = "-" if number < len(CURVE_COLOURS) else "--"
+        axes.plot(epochs, [mean(c) for c in columns], style, color=colour, label=seeds[0].name, linewidth=1.8)
+        if len(seeds) > 1:
+            axes.fill_between(epochs, [min(c) for c in columns], [max(c) for c in columns], color=colour, alpha=0.2)
+    axes.set(xlabel="epoch", ylabel="mAP50-95", title=f"{data}, validation", ylim=(0, None), xlim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return to_png(figure)
+
+
+def write_pages(folder: Path, order: Sequence[str], results: Sequence[Result]) -> list[Path]:
+    """The table and a figure for each data set with at least two runs, beside the results."""
+    known = [result for result in results if result.name in order]
+    if not known:
+        return []
+    pages = {folder / TABLE_NAME: table(known, order).encode()}
+    for data in sorted({result.data for result in known}):
+        if len({result.name for result in known if result.data == data}) > 1:
+            pages[folder / f"curves-{data}.png"] = curves(known, order, data)
+    for path, content in pages.items():
+        with replacing(path) as file:
+            file.write(content)
+    return list(pages)

@@ -1,0 +1,145 @@
+"""The laboratory: every run once, stopped or not, and tables that are what its files say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import eval as eval_script
+import train as train_script
+from benchmarks import lab
+from benchmarks.lab_results import Result, read_results
+from benchmarks.lab_tables import after_a_third, table
+from yolo_lite.utils.errors import StoppedError, UserError
+
+PLAN = """
+settings:
+  data.image_size: 64
+  data.batch_size: 4
+  data.num_workers: 0
+  data.cache: none
+  trainer.accelerator: cpu
+  trainer.precision: 32-true
+  trainer.logger: false
+  trainer.max_epochs: 2
+  model.nominal_batch: 4
+seeds: [3]
+runs:
+  - {name: first, config: configs/yolov8n.yaml, data: boxes}
+  - {name: second, config: configs/yolov8n.yaml, data: boxes, weights: first, teacher: first,
+     settings: {model.block: cspc, trainer.max_epochs: 1}}
+"""
+
+
+@pytest.fixture
+def plan(tmp_path: Path, make_coco: Any) -> list[str]:
+    """The command of a plan on a tiny data set."""
+    make_coco(tmp_path / "data" / "boxes")
+    (tmp_path / "tiny.yaml").write_text(PLAN)
+    places = ["--data_root", str(tmp_path / "data"), "--runs_dir", str(tmp_path / "runs")]
+    return ["run", str(tmp_path / "tiny.yaml"), *places, "--results", str(tmp_path / "results")]
+
+
+def test_a_plan_is_worked_through_once(plan: list[str], tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    """Stopped after an epoch of the first run, it goes on; done, it does nothing more."""
+    calls: list[str] = []
+
+    def in_this_process(script: str, options: Sequence[str]) -> None:
+        calls.append(script)
+        given = list(options)
+        is_first = len(calls) == 1
+        if is_first:
+            given += ["--trainer.max_epochs", "1"]  # as far as it comes
+        main = train_script.main if script == "train.py" else eval_script.main
+        assert main(given) == 0
+        if is_first:
+            raise StoppedError("as planned")
+
+    monkeypatch.setattr(lab, "call", in_this_process)
+    assert lab.main(plan) == 143
+    assert not list((tmp_path / "results").rglob("*.json"))
+    assert lab.main(plan) == 0
+    assert calls == ["train.py", "train.py", "eval.py", "train.py", "eval.py"]
+    first, second = read_results(tmp_path / "results" / "tiny")
+    assert (first.name, first.seed, first.curve["epoch"]) == ("first", 3, [0, 1])
+    assert second.curve["epoch"] == [0]
+    assert second.parameters < first.parameters
+    assert "--weights first/best.ckpt --model.teacher first/best.ckpt" in second.command
+    assert str(tmp_path) not in second.command
+    assert [len(list((tmp_path / "runs" / "tiny").glob(f"{r.name}*/version_*"))) for r in (first, second)] == [1, 1]
+    config = next((tmp_path / "runs" / "tiny").glob("second*/version_0/config.yaml")).read_text()
+    assert f"teacher: {tmp_path / 'runs' / 'tiny' / 'first-boxes-seed3'}" in config
+    shown = (tmp_path / "results" / "tiny" / "table.md").read_text()
+    assert f"| first | boxes | {first.parameters:,} |" in shown
+    assert (tmp_path / "results" / "tiny" / "curves-boxes.png").read_bytes().startswith(b"\x89PNG")
+
+    before = {path: path.read_bytes() for path in (tmp_path / "results").rglob("*.json")}
+    calls.clear()
+    assert lab.main(plan) == 0
+    assert not calls
+    assert {path: path.read_bytes() for path in before} == before
+    assert "2 of 2 runs have a result" in capsys.readouterr().out
+
+
+def test_a_script_that_fails_ends_the_plan(plan: list[str], tmp_path: Path, capsys: Any) -> None:
+    text = (tmp_path / "tiny.yaml").read_text().replace("data: boxes", "data: elsewhere")
+    (tmp_path / "tiny.yaml").write_text(text)
+    assert lab.main(plan) == 2
+    assert "train.py ended with 2: --config configs/yolov8n.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("weights: first", "weights: third", "no run third comes before"),
+        ("name: second", "name: first", "first-boxes-seed3 is there twice"),
+        ("teacher: first", "techer: first", "unknown techer"),
+        ("runs:", "walks:", "is no plan"),
+        ("runs:", "runs: [", "is no plan"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_one_line(old: str, new: str, expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(PLAN.replace(old, new))
+    with pytest.raises(UserError, match=expected) as error:
+        lab.Plan.read(path)
+    assert "\n" not in str(error.value)
+
+
+def test_every_plan_can_be_read() -> None:
+    paths = sorted((lab.REPOSITORY / "configs" / "lab").glob("*.yaml"))
+    assert paths
+    for path in paths:
+        for run in lab.Plan.read(path).runs:
+            assert (lab.REPOSITORY / run.config).is_file()
+
+
+def make_result(name: str, seed: int, scores: list[float]) -> Result:
+    curve = {"epoch": [float(i) for i in range(len(scores))], "map_50_95": scores, "map_50": scores}
+    identity = ("plan", name, "boxes", seed, "command", "commit", "machine")
+    return Result(*identity, 1_234_567, 1.5, 10.0, max(scores), 0.5, scores[-1], curve)
+
+
+def test_rows_are_means_over_seeds() -> None:
+    results = [make_result("b", 0, [0.1, 0.2, 0.3]), make_result("a", 1, [0.1, 0.5, 0.4])]
+    results.append(make_result("a", 0, [0.3, 0.3, 0.3]))
+    rows = table(results, ["a", "b"]).splitlines()[2:]
+    assert rows == [
+        "| a | boxes | 1,234,567 | 1.50 | 0.400 (0.300 to 0.500) | 0.500 (0.500 to 0.500) | 0.350 (0.300 to 0.400) "
+        "| 0.200 (0.100 to 0.300) | 0, 1 | 10 |",
+        "| b | boxes | 1,234,567 | 1.50 | 0.300 | 0.500 | 0.300 | 0.100 | 0 | 10 |",
+    ]
+    assert after_a_third(results[0]) == 0.1
+
+
+def test_files_are_read_as_they_were_written(tmp_path: Path) -> None:
+    result = make_result("a", 0, [0.1, 0.2])
+    result.write(tmp_path / "a-boxes-seed0.json")
+    assert read_results(tmp_path) == [result]
+    (tmp_path / "b.json").write_text(json.dumps({"name": "b"}))
+    with pytest.raises(UserError, match=r"b.json is no result of the laboratory"):
+        read_results(tmp_path)
