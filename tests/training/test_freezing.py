@@ -11,7 +11,7 @@ from torch import nn
 
 import train as train_script
 from yolo_lite.models.yolo import build_model
-from yolo_lite.training.freezing import PARTS, frozen_names
+from yolo_lite.training.freezing import PARTS, frozen_names, part_names
 from yolo_lite.training.module import DetectionModule
 from yolo_lite.utils.errors import UserError
 
@@ -71,6 +71,23 @@ def test_frozen_parts_take_no_gradient_memory() -> None:
     assert count("backbone") == 0
 
 
+def test_the_same_parts_can_be_named_in_many_ways() -> None:
+    """A run may go on with another spelling of the same; what is named twice counts once."""
+    assert part_names("backbone") == part_names(["backbone"]) == part_names(["backbone", "backbone"])
+    assert part_names(2) == part_names(["backbone.stem", "backbone.stage2"])
+    assert part_names(None) == part_names([]) == part_names(0) == []
+
+
+def test_statistics_stay_where_batch_norm_is_replaced() -> None:
+    """`--trainer.sync_batchnorm true` puts other modules into the places of the frozen ones."""
+    detector = module("backbone.stem.norm")
+    detector = nn.SyncBatchNorm.convert_sync_batchnorm(detector)
+    detector.train()
+    assert isinstance(detector.model.backbone.stem.norm, nn.SyncBatchNorm)
+    assert not detector.model.backbone.stem.norm.training
+    assert not any(p.requires_grad for p in detector.model.backbone.stem.norm.parameters())
+
+
 def test_a_frozen_middle_lets_gradients_through() -> None:
     detector = module("neck")
     detector.train()
@@ -107,7 +124,7 @@ def test_training_leaves_frozen_parts_bit_for_bit(tmp_path: Path, make_coco: Any
     resume = [*runs, "--trainer.max_epochs", "3", "--ckpt_path", str(last)]
     assert train_script.main([*resume, "--model.freeze", "backbone"]) == 2
     assert "was trained with model.freeze=['backbone.stem', 'backbone.stage2']" in capsys.readouterr().err
-    assert train_script.main([*resume, "--model.freeze", "[backbone.stem, backbone.stage2]"]) == 0
+    assert train_script.main([*resume, "--model.freeze", "2"]) == 0
     resumed = torch.load(last, weights_only=True)
     assert resumed["epoch"] == 2
     name = "model.backbone.stem.norm.running_mean"

@@ -5,14 +5,20 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-from torch import nn
-
 from yolo_lite.models.yolo import YOLO
 from yolo_lite.utils.errors import UserError
 
 Freeze = list[str] | int | str
 # From the image on, for a depth: `freeze=3` keeps the first three.
 PARTS = (*(f"backbone.{name}" for name in ("stem", "stage2", "stage3", "stage4", "stage5", "pool")), "neck", "head")
+
+
+def part_names(freeze: Freeze | None) -> list[str]:
+    """What a setting names, each once: two settings with the same names mean the same."""
+    if freeze is None:
+        return []
+    names = PARTS[:freeze] if isinstance(freeze, int) else [freeze] if isinstance(freeze, str) else freeze
+    return list(dict.fromkeys(names))
 
 
 def frozen_names(model: YOLO, freeze: Freeze | None) -> list[str]:
@@ -25,13 +31,11 @@ def frozen_names(model: YOLO, freeze: Freeze | None) -> list[str]:
     Raises:
         UserError: there is no such module, or nothing would be left to train.
     """
-    if freeze is None:
-        return []
     if isinstance(freeze, bool) or (isinstance(freeze, int) and not 0 <= freeze < len(PARTS)):
         raise UserError(
             f"model.freeze={freeze}: give names of modules, or a depth from 0 to {len(PARTS) - 1} of {', '.join(PARTS)}"
         )
-    names = list(PARTS[:freeze]) if isinstance(freeze, int) else [freeze] if isinstance(freeze, str) else list(freeze)
+    names = part_names(freeze)
     modules = dict(model.named_modules())
     for name in names:
         if not name or name not in modules:
@@ -41,21 +45,26 @@ def frozen_names(model: YOLO, freeze: Freeze | None) -> list[str]:
     return names
 
 
-def freeze_parts(model: YOLO, names: Sequence[str]) -> list[nn.Module]:
-    """Put these modules into eval mode, for the sake of BatchNorm, and take the gradients from their parameters.
-
-    Returns:
-        The modules; whoever calls `train()` on the detector must call `eval()` on them after it.
+def freeze_parts(model: YOLO, names: Sequence[str]) -> None:
+    """Take the gradients from the parameters of these modules and put them into eval mode, see `keep_statistics`.
 
     Raises:
         UserError: nothing is left to train.
     """
-    parts = [model.get_submodule(name) for name in names]
-    for part in parts:
-        part.eval().requires_grad_(False)
+    for name in names:
+        model.get_submodule(name).requires_grad_(False)
+    keep_statistics(model, names)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"model.freeze={list(names)} leaves nothing to train: freeze less")
-    return parts
+
+
+def keep_statistics(model: YOLO, names: Sequence[str]) -> None:
+    """Put these modules into eval mode, for the sake of BatchNorm; to be called after every `train()`.
+
+    By name: the conversion to SyncBatchNorm puts others into their places.
+    """
+    for name in names:
+        model.get_submodule(name).eval()
 
 
 def not_given(names: Sequence[str], new: Sequence[str]) -> list[str]:

@@ -31,7 +31,7 @@ from yolo_lite.models.backbone import Block, Downsample
 from yolo_lite.models.yolo import YOLO, Levels, Neck, build_model
 from yolo_lite.ops.postprocess import EVAL_IOU, EVAL_SCORE, MAX_DETECTIONS, Detections, detect, to_original
 from yolo_lite.training.distillation import Distillation, Teacher
-from yolo_lite.training.freezing import Freeze, freeze_parts, frozen_names
+from yolo_lite.training.freezing import Freeze, freeze_parts, frozen_names, keep_statistics
 from yolo_lite.training.metrics import CocoMetric
 from yolo_lite.training.optim import (
     OptimizerName,
@@ -143,7 +143,7 @@ class DetectionModule(L.LightningModule):
             reg_max=reg_max,
         )
         self.frozen = frozen_names(self.model, freeze)
-        self._frozen_parts = freeze_parts(self.model, self.frozen)
+        freeze_parts(self.model, self.frozen)
         self.reg_max = self.model.spec.reg_max
         self.model.to(memory_format=torch.channels_last)  # 1.2 x faster with bf16, see benchmarks/README.md
         self.loss = DetectionLoss(self.model.strides, self.reg_max, box_gain, class_gain, dfl_gain, assign_top_k)
@@ -163,8 +163,7 @@ class DetectionModule(L.LightningModule):
     def train(self, mode: bool = True) -> Self:
         """As in PyTorch, but frozen parts stay in eval mode: their BatchNorm statistics belong to their weights."""
         super().train(mode)
-        for part in self._frozen_parts:
-            part.eval()
+        keep_statistics(self.model, self.frozen)
         return self
 
     def learn_from(self, teacher: Teacher) -> None:
@@ -179,8 +178,8 @@ class DetectionModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         p: Any = self.hparams
-        if stage == "fit" and self.distillation is None and p.teacher is not None:
-            cache = Path(p.teacher_cache) if p.teacher_cache is not None else None
+        if stage == "fit" and self.distillation is None and p.teacher:
+            cache = Path(p.teacher_cache) if p.teacher_cache else None
             self.learn_from(Teacher.read(Path(p.teacher), self.class_names, cache))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]

@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 
 from yolo_lite.data.classes import check_classes
 from yolo_lite.data.datamodule import DetectionDataModule
+from yolo_lite.training.freezing import part_names
 from yolo_lite.utils.checkpoints import check_sums, read_checkpoint
 from yolo_lite.utils.distributed import is_main_process
 from yolo_lite.utils.errors import UserError
@@ -124,7 +125,8 @@ def check_same_run(path: Path, checkpoint: dict[str, Any], model: Namespace, nam
                 f"{model[key]}: give --config with the config.yaml of its run folder, before --ckpt_path"
             )
     # They decide which parameters the optimiser has. The file of the teacher may have moved.
-    if given.get("freeze") != model.freeze or bool(given.get("teacher")) != bool(model.teacher):
+    same_parts = set(part_names(given.get("freeze"))) == set(part_names(model.freeze))
+    if not same_parts or bool(given.get("teacher")) != bool(model.teacher):
         before, now = ((s.get("freeze"), s.get("teacher")) for s in (given, model.as_dict()))
         raise UserError(
             f"{path} was trained with model.freeze={before[0]}, model.teacher={before[1]}, this command says {now[0]} "

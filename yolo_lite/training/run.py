@@ -61,7 +61,7 @@ def introduce(module: DetectionModule, trainer: L.Trainer, run_folder: str | Non
         trainer.precision,
     )
     if module.frozen:
-        fixed = sum(p.numel() for name in module.frozen for p in module.model.get_submodule(name).parameters())
+        fixed = sum(p.numel() for p in module.model.parameters() if not p.requires_grad)
         log.info("frozen: %s (%s parameters)", ", ".join(module.frozen), f"{fixed:,}")
     if module.distillation is not None:
         teacher, taught = module.distillation.teacher, module.distillation.taught
