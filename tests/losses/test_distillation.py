@@ -19,6 +19,7 @@ from yolo_lite.losses.distillation import (
     correlation_distance,
     side_divergence,
 )
+from yolo_lite.ops.boxes import complete_iou
 from yolo_lite.ops.postprocess import Decoded, decode_maps
 
 STRIDES = (8, 16)
@@ -77,6 +78,29 @@ def test_nothing_is_left_to_learn_where_all_outputs_agree(scale: float) -> None:
     same = outputs(0, scale=scale)
     assert distance(same, same) == pytest.approx(0, abs=1e-5)
     assert distance(outputs(1, scale=scale), same) > 1
+
+
+@given(seeds, st.sampled_from([-8.0, 0.0]))
+@settings(max_examples=10, deadline=None)
+def test_the_terms_are_weighed_as_documented(seed: int, shift: float) -> None:
+    """Anchor by anchor in NumPy; with few sure anchors too, where the normaliser is 1 at least."""
+    (own, own_features), (given, given_features) = outputs(seed), outputs(seed + 7)
+    given.logits.add_(shift)
+    sure = (1 / (1 + np.exp(-given.logits.numpy().astype(float)))).max(axis=1)
+    total = max(1.0, sure.sum())
+    expected = 0.0
+    for image in range(2):
+        for anchor in range(sure.shape[1]):
+            logits, target = (Bernoulli(logits=x.logits[image, :, anchor]) for x in (own, given))
+            expected += 2 * float(kl_divergence(target, logits).sum()) / total
+            boxes = [x.boxes_xyxy[image, anchor] / x.stride[anchor] for x in (own, given)]
+            sides = [Categorical(logits=x.log_probability[image, :, :, anchor]) for x in (given, own)]
+            gap = 3 * (1 - float(complete_iou(*boxes))) + 5 * float(kl_divergence(*sides).mean())
+            expected += sure[image, anchor] / total * gap
+    distances = [correlation_distance(a, b).mean() for a, b in zip(own_features, given_features, strict=True)]
+    expected += 7 * float(np.mean(distances))
+    loss = DistillationLoss(box_gain=3, class_gain=2, dfl_gain=5, feature_gain=7)
+    assert float(loss(own, given, own_features, given_features, whole)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_part_of_the_batch_is_its_share() -> None:

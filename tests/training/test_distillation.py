@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,10 +15,12 @@ import eval as eval_script
 import train as train_script
 from tests.deploy.lively import NAMES, lively
 from yolo_lite.data.collate import pad_targets
-from yolo_lite.losses.detection import whole
+from yolo_lite.losses.detection import TERMS, whole
 from yolo_lite.losses.distillation import DistillationLoss
 from yolo_lite.models.fuse import fuse_model
 from yolo_lite.models.yolo import YOLO, build_model
+from yolo_lite.training.batch_size import Trial
+from yolo_lite.training.callbacks import EpochMeans
 from yolo_lite.training.distillation import Distillation, Teacher
 from yolo_lite.training.module import DetectionModule, training_loss
 from yolo_lite.training.teacher_cache import TeacherCache
@@ -128,6 +132,42 @@ def test_what_the_teacher_said_is_asked_once(tmp_path: Path, monkeypatch: Any) -
     content[100] ^= 1
     damaged[1].write_bytes(content)
     assert all(torch.equal(a, b) for a, b in zip(say(0, images), expected, strict=True))
+
+
+def test_what_float16_cannot_hold_is_kept_as_its_largest_number(tmp_path: Path, monkeypatch: Any) -> None:
+    teacher = make_teacher()
+    teacher.cache = TeacherCache(tmp_path, teacher.model)
+    forward = teacher.forward
+    monkeypatch.setattr(teacher, "forward", lambda images: [x * 1e6 for x in forward(images)])
+    features, maps = teacher(torch.rand(1, 3, 64, 64))
+    assert all(x.isfinite().all() for x in (*features, *maps))
+    assert max(float(x.abs().max()) for x in features) == torch.finfo(torch.float16).max
+
+
+def test_a_trial_of_the_batch_size_leaves_the_cache_alone(tmp_path: Path) -> None:
+    """Its images are noise; and a teacher read from the disk would take no memory."""
+    teacher = make_teacher()
+    teacher.cache = TeacherCache(tmp_path, teacher.model)
+    module = DetectionModule("yolov8n", NAMES, image_size=64)
+    module.learn_from(teacher)
+    Trial(module, torch.device("cpu"), nullcontext).measured(2)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert module.distillation is not None
+    assert module.distillation.teacher.cache is teacher.cache
+    assert all(p.grad is None for p in module.distillation.parameters())
+
+
+def test_means_of_an_epoch_that_was_stopped_after_its_last_batch_have_all_terms() -> None:
+    means = EpochMeans()
+    means.load_state_dict({"sums": [2.0, 4.0, 6.0, 8.0, 1.0, 2.0]})
+    logged: dict[str, Tensor] = {}
+    module: Any = SimpleNamespace(device=torch.device("cpu"), log_dict=logged.update)
+    trainer: Any = None
+    means.on_train_start(trainer, module)
+    means.on_train_epoch_end(trainer, module)
+    assert {name: float(value) for name, value in logged.items()} == {
+        f"train/loss_{name}_epoch": value for name, value in zip(TERMS, (1, 2, 3, 4), strict=True)
+    }
 
 
 def test_under_autocast_the_loss_is_float32() -> None:

@@ -77,7 +77,6 @@ class EpochMeans(L.Callback):
     """The epoch's mean losses, over the images of all processes; of an epoch in two pieces too."""
 
     def __init__(self) -> None:
-        self._names: tuple[str, ...] = ()
         self._sums: Tensor | None = None
         self._restored: list[float] | None = None
 
@@ -89,16 +88,16 @@ class EpochMeans(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         report: Any = pl_module.report
-        self._names = report.names
         values = torch.cat([report.means * report.images, report.images.reshape(1)])
         self._sums = values if self._sums is None else self._sums + values
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._sums is None:
             return
-        means = self._sums[: len(self._names)] / self._sums[-1]
+        names = TERMS[: len(self._sums) - 2]  # behind them positives and images; a teacher's term is the last or none
+        means = self._sums[: len(names)] / self._sums[-1]
         self._sums = None
-        pl_module.log_dict({f"train/loss_{name}_epoch": mean for name, mean in zip(self._names, means, strict=True)})
+        pl_module.log_dict({f"train/loss_{name}_epoch": mean for name, mean in zip(names, means, strict=True)})
 
     def state_dict(self) -> dict[str, Any]:
         return {"sums": None if self._sums is None else self._sums.tolist()}

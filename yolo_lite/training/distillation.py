@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -83,7 +83,8 @@ class Teacher:
         found = [cache.read(path, shapes) for path in paths]
         missing = [i for i, maps in enumerate(found) if maps is None]
         if missing:
-            computed = [x.half().float() for x in self.forward(images[missing])]
+            limit = torch.finfo(torch.float16).max  # beyond it float16 has nothing but infinity
+            computed = [x.clamp(-limit, limit).half().float() for x in self.forward(images[missing])]
             for row, i in enumerate(missing):
                 found[i] = [x[row] for x in computed]
                 cache.write(paths[i], found[i])  # type: ignore[arg-type]
@@ -154,8 +155,9 @@ class Distillation(nn.Module):
         return decode_maps([x[:, rows] for x in maps], self.strides, reg_max)
 
     def trial(self) -> Distillation:
-        """A copy with adapters of its own and the same teacher."""
-        return copy.deepcopy(self, {id(self.teacher): self.teacher})
+        """A copy with adapters of its own and the same network as teacher, which keeps nothing of what it says: a trial
+        shows it noise, and what is read from a cache takes none of the memory that is to be measured."""
+        return copy.deepcopy(self, {id(self.teacher): replace(self.teacher, cache=None)})
 
 
 def rows(model: YOLO, classes: Sequence[int]) -> list[int]:
