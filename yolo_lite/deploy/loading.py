@@ -26,6 +26,8 @@ from yolo_lite.utils.checkpoints import MODEL_PREFIX, read_checkpoint
 from yolo_lite.utils.errors import UserError
 
 READABLE = (".ckpt", ".safetensors", ".onnx", ".xml (OpenVINO)", ".torchscript", ".pt2")
+# Of them, those whose weights nobody can take out again.
+EXPORTED = (".onnx", ".xml", ".torchscript", ".pt2")
 
 
 def load_weights(path: Path) -> tuple[YOLO, ModelInfo]:
@@ -34,6 +36,8 @@ def load_weights(path: Path) -> tuple[YOLO, ModelInfo]:
     Raises:
         UserError: it is missing, damaged, or not ours.
     """
+    if path.suffix.lower() in EXPORTED and path.is_file():
+        raise UserError(f"{path} is an exported model: give the .ckpt or .safetensors file that it was made from")
     return read_safetensors(path) if path.suffix == ".safetensors" else from_checkpoint(read_checkpoint(path), path)
 
 

@@ -30,9 +30,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise UserError(f"{path} is not a yolo-lite checkpoint: it holds more than tensors and plain values") from None
+        raise UserError(
+            f"{path} is not a yolo-lite checkpoint: it holds more than tensors and plain values; those of the original "
+            "YOLOv8 trainer are for python -m yolo_lite.import_yolov8"
+        ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, KeyError):  # of a byte that pickle does not know
+            reason = "PyTorch did not write it"
         raise UserError(f"{path} is not a readable checkpoint: {reason}") from None
     if not isinstance(checkpoint, dict) or not {"yolo_lite", "state_dict", "hyper_parameters"} <= checkpoint.keys():
         raise UserError(f"{path} is not a yolo-lite checkpoint: its keys are not those that train.py writes")
