@@ -144,6 +144,23 @@ def test_what_float16_cannot_hold_is_kept_as_its_largest_number(tmp_path: Path, 
     assert max(float(x.abs().max()) for x in features) == torch.finfo(torch.float16).max
 
 
+def test_a_cache_that_cannot_be_written_is_one_warning(tmp_path: Path, caplog: Any) -> None:
+    teacher = make_teacher()
+    teacher.cache = TeacherCache(tmp_path, teacher.model)
+    teacher.cache.folder.write_text("in the way")
+    images = torch.rand(2, 3, 64, 64)
+    with caplog.at_level("WARNING", logger="yolo_lite"):
+        _, maps = teacher(images)
+    expected = make_teacher().forward(images)[3:]
+    assert all(torch.equal(a, b.half().float()) for a, b in zip(maps, expected, strict=True))
+    assert [record.message.count("is not kept") for record in caplog.records] == [1]
+
+
+def test_a_cache_needs_a_teacher() -> None:
+    with pytest.raises(UserError, match=r"teacher_cache=kept without model.teacher"):
+        DetectionModule("yolov8n", NAMES, teacher_cache="kept")
+
+
 def test_a_trial_of_the_batch_size_leaves_the_cache_alone(tmp_path: Path) -> None:
     """Its images are noise; and a teacher read from the disk would take no memory."""
     teacher = make_teacher()

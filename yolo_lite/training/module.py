@@ -127,6 +127,8 @@ class DetectionModule(L.LightningModule):
                 raise UserError(f"model.{name}={value}: give a number of at least 0")
         if nominal_batch < 1 or assign_top_k < 1:
             raise UserError(f"model.nominal_batch={nominal_batch}, assign_top_k={assign_top_k}: give at least 1")
+        if teacher_cache and not teacher:
+            raise UserError(f"model.teacher_cache={teacher_cache} without model.teacher: there is nobody to remember")
         self.save_hyperparameters()
         self.class_names = list(class_names)
         self.image_size = image_size

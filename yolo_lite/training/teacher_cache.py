@@ -7,9 +7,11 @@ same images; without augmentation every epoch does.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,8 @@ from torch import Tensor
 
 from yolo_lite.models.yolo import YOLO
 from yolo_lite.utils.files import check_folder, temporary_path
+
+log = logging.getLogger(__name__)
 
 DIGEST = 16  # bytes
 
@@ -43,6 +47,7 @@ class TeacherCache:
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         self.folder = folder / digest.hexdigest()
+        self.has_warned = False  # that something could not be kept
 
     def path(self, image: Tensor) -> Path:
         """Of the file for an image (3, H, W)."""
@@ -65,15 +70,19 @@ class TeacherCache:
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def write(self, path: Path, maps: Sequence[Tensor]) -> None:
-        """Keep the maps of one image. A full disk is no reason to stop: they are computed again."""
+        """Keep the maps of one image. A full disk is a warning, once, and no reason to stop: they are computed again."""
         values = torch.cat([x.detach().flatten() for x in maps]).half().cpu().numpy().tobytes()
         temporary = temporary_path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(checksum(values) + values)
             os.replace(temporary, path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()
+            if not self.has_warned:
+                self.has_warned = True
+                log.warning("model.teacher_cache: %s is not kept (%s); training goes on", path, error.strerror or error)
 
 
 def checksum(values: bytes) -> bytes:
