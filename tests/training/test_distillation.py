@@ -51,6 +51,15 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn() -> None:
     assert float(distance(lively(seed=1)[0].eval(), make_teacher(), images)) > 0.1
 
 
+def test_the_weight_is_on_the_whole_loss() -> None:
+    images, student = torch.rand(1, 3, 64, 64), lively(seed=1)[0].eval()
+    features = student.features(images)
+    taught = Distillation(make_teacher(), student, NAMES, DistillationLoss(), 1.0)
+    once = taught(images, features, student.head(features), whole).detach()
+    taught.weight = 2.5
+    torch.testing.assert_close(taught(images, features, student.head(features), whole).detach(), 2.5 * once)
+
+
 def test_levels_are_those_of_the_same_stride() -> None:
     """A student from P2 on, whose heads of P3-P5 and all before them are the teacher's, has nothing to learn there."""
     images = torch.rand(2, 3, 64, 64)

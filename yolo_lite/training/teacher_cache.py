@@ -70,7 +70,7 @@ class TeacherCache:
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def write(self, path: Path, maps: Sequence[Tensor]) -> None:
-        """Keep the maps of one image. A full disk is a warning, once, and no reason to stop: they are computed again."""
+        """Keep the maps of one image. A full disk is one warning and no reason to stop: they are computed again."""
         values = torch.cat([x.detach().flatten() for x in maps]).half().cpu().numpy().tobytes()
         temporary = temporary_path(path)
         try:
