@@ -10,6 +10,7 @@ import torch
 
 import eval as eval_script
 import train as train_script
+from tests.deploy.lively import make_checkpoint
 from yolo_lite import load_model
 from yolo_lite.models.yolo import YOLO, build_model
 from yolo_lite.training.initial_weights import InitialWeights, Transfer, transfer_weights
@@ -139,3 +140,24 @@ def test_nothing_is_left_of_a_run_that_cannot_start(tmp_path: Path, make_coco: A
     assert train_script.main([*runs, *FAST, *frozen]) == 2
     assert "without --weights" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "runs" / "run").iterdir()] == ["version_0"]
+
+
+def test_reading_weights_draws_no_random_numbers(tmp_path: Path) -> None:
+    """A student's random start at a seed is the same with and without a teacher."""
+    path = make_checkpoint(tmp_path / "a.ckpt", OLD)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    InitialWeights.read(path)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_biases_go_with_their_weights() -> None:
+    """From 80 classes to 3 the branches are narrower: the last layer's rows mean nothing there, its biases neither."""
+    many = [*OLD, *(f"class {i}" for i in range(77))]
+    source, target = build_model("yolov8n", 80), build_model("yolov8n", 3)
+    before = target.head.classes[0][2].bias.detach().clone()
+    torch.nn.init.constant_(source.head.classes[0][2].bias, 9.0)
+    new = transfer_weights(target, OLD, weights_of(source, many)).new
+    assert torch.equal(target.head.classes[0][2].bias, before)
+    assert "head.classes.0.2.bias" in new

@@ -38,7 +38,10 @@ def load_weights(path: Path) -> tuple[YOLO, ModelInfo]:
     """
     if path.suffix.lower() in EXPORTED and path.is_file():
         raise UserError(f"{path} is an exported model: give the .ckpt or .safetensors file that it was made from")
-    return read_safetensors(path) if path.suffix == ".safetensors" else from_checkpoint(read_checkpoint(path), path)
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # the weights to be overwritten are drawn: nobody else's are to change by it
+        return read_safetensors(path) if path.suffix == ".safetensors" else from_checkpoint(read_checkpoint(path), path)
 
 
 def from_checkpoint(checkpoint: dict[str, Any], path: Path) -> tuple[YOLO, ModelInfo]:

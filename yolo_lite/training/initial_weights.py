@@ -122,6 +122,9 @@ def transfer_weights(model: YOLO, classes: Sequence[str], source: InitialWeights
             if CLASS_LAYER.match(name) and name in state and state[name].shape[1:] == own[name].shape[1:]:
                 moved[name] = own[name].clone()
                 moved[name][rows] = state[name][source_rows].to(own[name])
+    for name in [name for name in moved if CLASS_LAYER.match(name)]:
+        if f"{name.rpartition('.')[0]}.weight" not in moved:  # a bias means nothing to other weights
+            del moved[name]
     weights = {name: value.numel() for name, value in own.items() if value.ndim == 4}
     share = sum(count for name, count in weights.items() if name in moved) / sum(weights.values())
     if share < MIN_TRANSFER:

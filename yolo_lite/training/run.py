@@ -61,7 +61,8 @@ def introduce(module: DetectionModule, trainer: L.Trainer, run_folder: str | Non
         trainer.precision,
     )
     if module.frozen:
-        fixed = sum(p.numel() for p in module.model.parameters() if not p.requires_grad)
+        parts = [module.model.get_submodule(name) for name in module.frozen]
+        fixed = sum({p: p.numel() for part in parts for p in part.parameters()}.values())
         log.info("frozen: %s (%s parameters)", ", ".join(module.frozen), f"{fixed:,}")
     if module.distillation is not None:
         teacher, taught = module.distillation.teacher, module.distillation.taught
