@@ -288,7 +288,8 @@ def main(args: list[str] | None = None) -> int:
         results = config.results / plan.name
         if config.action == "run":
             Laboratory(plan, config.data_root.resolve(), config.runs_dir.resolve(), results).work(config.only)
-        for path in write_pages(results, [run.name for run in plan.runs], read_results(results)):
+        documents = [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")] if config.results == RESULTS else []
+        for path in write_pages(results, [run.name for run in plan.runs], read_results(results), documents):
             log.info("%s", path)
 
     return run_command(command)

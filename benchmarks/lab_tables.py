@@ -66,15 +66,39 @@ def curves(results: Sequence[Result], order: Sequence[str], data: str) -> bytes:
     return to_png(figure)
 
 
-def write_pages(folder: Path, order: Sequence[str], results: Sequence[Result]) -> list[Path]:
-    """The table and a figure for each data set with at least two runs, beside the results."""
+def with_table(text: str, plan: str, rows: str) -> str:
+    """A document with a plan's table between the lines `<!-- lab PLAN -->` and `<!-- end -->`, where it has them."""
+    start, end = f"<!-- lab {plan} -->\n", "<!-- end -->"
+    before, found, rest = text.partition(start)
+    return f"{before}{start}\n{rows}\n{end}{rest.partition(end)[2]}" if found else text
+
+
+def write_pages(
+    folder: Path, order: Sequence[str], results: Sequence[Result], documents: Sequence[Path] = ()
+) -> list[Path]:
+    """The table and a figure for each data set with at least two runs, beside the results.
+
+    Args:
+        folder: of the results, with the name of the plan.
+        order: names of the plan's runs.
+        results: what there is of them.
+        documents: that show the table too, see `with_table`.
+
+    Returns:
+        What was written.
+    """
     known = [result for result in results if result.name in order]
     if not known:
         return []
-    pages = {folder / TABLE_NAME: table(known, order).encode()}
+    rows = table(known, order)
+    pages = {folder / TABLE_NAME: rows.encode()}
     for data in sorted({result.data for result in known}):
         if len({result.name for result in known if result.data == data}) > 1:
             pages[folder / f"curves-{data}.png"] = curves(known, order, data)
+    for path in documents:
+        text = path.read_text()
+        if (changed := with_table(text, folder.name, rows)) != text:
+            pages[path] = changed.encode()
     for path, content in pages.items():
         with replacing(path) as file:
             file.write(content)

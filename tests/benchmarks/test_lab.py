@@ -12,8 +12,8 @@ import pytest
 import eval as eval_script
 import train as train_script
 from benchmarks import lab
-from benchmarks.lab_results import Result, read_results
-from benchmarks.lab_tables import after_a_third, table
+from benchmarks.lab_results import RESULTS, Result, read_results
+from benchmarks.lab_tables import after_a_third, table, with_table
 from yolo_lite.utils.errors import StoppedError, UserError
 
 PLAN = """
@@ -134,6 +134,26 @@ def test_rows_are_means_over_seeds() -> None:
         "| b | boxes | 1,234,567 | 1.50 | 0.300 | 0.500 | 0.300 | 0.100 | 0 | 10 |",
     ]
     assert after_a_third(results[0]) == 0.1
+
+
+def test_documents_show_what_the_results_say() -> None:
+    """The tables in the README and in docs/, and those beside the results."""
+    shown = 0
+    for path in (lab.REPOSITORY / "configs" / "lab").glob("*.yaml"):
+        plan = lab.Plan.read(path)
+        rows = table(read_results(RESULTS / plan.name), list(dict.fromkeys(run.name for run in plan.runs)))
+        assert (RESULTS / plan.name / "table.md").read_text() == rows
+        for document in (lab.REPOSITORY / "README.md", *(lab.REPOSITORY / "docs").glob("*.md")):
+            text = document.read_text()
+            assert with_table(text, plan.name, rows) == text, document
+            shown += f"<!-- lab {plan.name} -->" in text
+    assert shown
+
+
+def test_tables_take_their_place_in_a_document() -> None:
+    text = "before\n<!-- lab a -->\n\nold\n\n<!-- end -->\nbehind\n"
+    assert with_table(text, "a", "| new |\n") == "before\n<!-- lab a -->\n\n| new |\n\n<!-- end -->\nbehind\n"
+    assert with_table(text, "b", "| new |\n") == text
 
 
 def test_files_are_read_as_they_were_written(tmp_path: Path) -> None:
