@@ -20,7 +20,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from yolo_lite.deploy.detector import Detector, PredictOptions, load_model
+from yolo_lite.deploy.detector import ELSEWHERE, Detector, PredictOptions, load_model
 from yolo_lite.deploy.sources import Failure, Frame, common_folder, with_listed
 from yolo_lite.deploy.writers import (
     COCO_NAME,
@@ -46,21 +46,15 @@ PREDICTIONS = Path("predictions")
 KINDS = ("images", "video", "coco", "csv", "yolo")
 NOTHING = "none"
 SWITCHES = ("rectangular", "augment")
-# Names under which other tools have these options.
-ELSEWHERE = {
+OPTIONS = ("image_size", *(field.name for field in fields(PredictOptions)))
+# Names under which other tools have the options of this command alone; those of PredictOptions are in detector.py.
+COMMAND_ELSEWHERE = {
     "--source": "SOURCE without an option's name",
     "--input": "SOURCE without an option's name",
     "--model": "--checkpoint",
     "--weights": "--checkpoint",
-    "--conf": "--score",
-    "--conf-thres": "--score",
-    "--threshold": "--score",
-    "--iou-thres": "--iou",
     "--imgsz": "--image_size",
     "--img-size": "--image_size",
-    "--max-det": "--max_detections",
-    "--batch": "--batch_size",
-    "--batch-size": "--batch_size",
     "--save-txt": "--save yolo",
     "--save_txt": "--save yolo",
     "--save-csv": "--save csv",
@@ -165,8 +159,10 @@ def check_names(args: list[str]) -> None:
     """
     for arg in args:
         name = arg.partition("=")[0]
-        if name in ELSEWHERE:
-            raise UserError(f"no option {name} here: give {ELSEWHERE[name]}")
+        bare = name.removeprefix("--").replace("-", "_") if name.startswith("--") else ""
+        meant = ELSEWHERE.get(bare, bare if bare != name[2:] and bare in OPTIONS else None)
+        if (instead := COMMAND_ELSEWHERE.get(name, meant and f"--{meant}")) is not None:
+            raise UserError(f"no option {name} here: give {instead}")
 
 
 def chosen_kinds(text: str) -> list[str]:

@@ -153,6 +153,7 @@ def test_nothing_could_be_read(
         (["photos", "--out", "photos"], "--out photos is not empty"),
         (["photos", "--out", "photos/a.jpg"], "is a file"),
         (["photos", "--conf", "0.3"], "no option --conf here: give --score"),
+        (["photos", "--batch-size", "4"], "no option --batch-size here: give --batch_size"),
         (["photos", "--imgsz=640"], "no option --imgsz here: give --image_size"),
         (["photos", "--score", "2"], "score=2.0"),
         (["photos", "--save", "[images, csv]"], "--save [images, csv]: give some of"),

@@ -30,8 +30,10 @@ BATCH_SIZE = 8
 # Names under which other tools have these options.
 ELSEWHERE = {
     "conf": "score",
+    "conf_thres": "score",
     "confidence": "score",
     "threshold": "score",
+    "iou_thres": "iou",
     "nms": "iou",
     "max_det": "max_detections",
     "batch": "batch_size",
