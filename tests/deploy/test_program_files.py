@@ -137,6 +137,17 @@ def test_damage_is_one_line(program: Path, tmp_path: Path, capsys: pytest.Captur
     assert capsys.readouterr().err == ""
 
 
+def test_changed_weights_are_found(program: Path, tmp_path: Path) -> None:
+    content = bytearray(program.read_bytes())
+    with zipfile.ZipFile(program) as file:
+        largest = max(file.infolist(), key=lambda part: part.file_size)
+    content[largest.header_offset + largest.file_size // 2] ^= 1
+    path = tmp_path / "changed.pt2"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"changed.pt2 is damaged in {largest.filename}"):
+        load_model(path)
+
+
 @pytest.mark.parametrize(
     ("text", "is_fine"),
     [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import errno
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -157,6 +159,23 @@ def test_an_option_out_of_range_is_one_line(
     given = ["--checkpoint", str(trained_file), "--data.root", str(trained.root), "--out", str(tmp_path / "m.onnx")]
     assert main([*given, "--weight_bits", "4"]) == 2
     assert capsys.readouterr().err.strip() == "error: weight_bits=4: give 7 or 8"
+
+
+@pytest.mark.parametrize("threads", [0, 100_000])
+def test_threads_that_cannot_be_had_are_one_line(threads: int, trained_file: Path) -> None:
+    for use in (lambda: QuantiseOptions(threads=threads), lambda: load_model(trained_file, threads=threads)):
+        with pytest.raises(UserError, match=f"threads={threads}: give 1 to"):
+            use()
+
+
+def test_a_full_disk_is_one_line(trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setitem(quantisation.WRITERS, "onnx", write)
+    with pytest.raises(UserError, match=r"cannot write .*m.onnx: No space left"):
+        quantisation.quantise_model(trained.model, trained.info, "onnx", tmp_path / "m.onnx", trained.data(), OPTIONS)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_layers_are_left_as_they_were(trained: Any) -> None:

@@ -15,7 +15,7 @@ from yolo_lite.data.classes import check_classes
 from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.deploy.exporting import FORMATS, SUFFIXES, Format, export_model
 from yolo_lite.deploy.latency import Latency, added_memory, measure_latency
-from yolo_lite.deploy.loading import load_weights, model_file, open_runtime
+from yolo_lite.deploy.loading import check_threads, load_weights, model_file, open_runtime
 from yolo_lite.deploy.model_info import ModelInfo, Precision
 from yolo_lite.deploy.quantisation import QUANTISERS, QuantiseOptions, Quantiser, quantise_model, size_of
 from yolo_lite.deploy.runtimes import Runtime
@@ -123,7 +123,8 @@ class Contest:
     memory: bool
 
     def __post_init__(self) -> None:
-        for name in ("threads", "batch", "throughput_batch", "rounds"):
+        check_threads(self.threads)
+        for name in ("batch", "throughput_batch", "rounds"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)}: give at least 1")
 

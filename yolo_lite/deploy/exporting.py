@@ -6,7 +6,8 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -75,16 +76,25 @@ def export_model(model: YOLO, info: ModelInfo, kind: Format, path: Path, overwri
     check_path(path, kind, overwrite)
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.resolve().parent) as folder:
         written = Path(folder) / path.name
-        try:
+        with writing(path):
             WRITERS[kind](model, info, written)
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror or error}") from error
         runtime, reference = open_runtime(written, "cpu"), TorchRuntime(model, info)
         differences = [compare(reference, runtime, probe_images(shape)) for shape in probe_shapes(runtime)]
         del runtime  # Windows renames no file that is open
         check_differences(differences, info, kind)
         size = give_name(Path(folder), path)
     return Exported(path, size, differences)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises:
+    UserError: the system cannot write what becomes this file.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def give_name(folder: Path, path: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -22,12 +23,13 @@ from yolo_lite.deploy.runtimes import (
     unreadable,
 )
 from yolo_lite.models.yolo import YOLO, ModelSpec, build_model
-from yolo_lite.utils.checkpoints import MODEL_PREFIX, read_checkpoint
+from yolo_lite.utils.checkpoints import MODEL_PREFIX, check_sums, read_checkpoint
 from yolo_lite.utils.errors import UserError
 
 READABLE = (".ckpt", ".safetensors", ".onnx", ".xml (OpenVINO)", ".torchscript", ".pt2")
 # Of them, those whose weights nobody can take out again.
 EXPORTED = (".onnx", ".xml", ".torchscript", ".pt2")
+MOST_THREADS = 1024
 
 
 def load_weights(path: Path) -> tuple[YOLO, ModelInfo]:
@@ -38,10 +40,14 @@ def load_weights(path: Path) -> tuple[YOLO, ModelInfo]:
     """
     if path.suffix.lower() in EXPORTED and path.is_file():
         raise UserError(f"{path} is an exported model: give the .ckpt or .safetensors file that it was made from")
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # the weights to be overwritten are drawn: nobody else's are to change by it
-        return read_safetensors(path) if path.suffix == ".safetensors" else from_checkpoint(read_checkpoint(path), path)
+    # The weights that are overwritten are drawn first: nobody else's random numbers are to change by it.
+    with torch.random.fork_rng(devices=[]):
+        if path.suffix == ".safetensors":
+            return read_safetensors(path)
+        found = from_checkpoint(read_checkpoint(path), path)
+    if zipfile.is_zipfile(path):  # all that torch writes since 1.6
+        check_sums(path)
+    return found
 
 
 def from_checkpoint(checkpoint: dict[str, Any], path: Path) -> tuple[YOLO, ModelInfo]:
@@ -109,6 +115,7 @@ def open_runtime(path: Path, device: str = "auto", threads: int | None = None) -
         UserError: the file or the device cannot be used.
     """
     place = pick_device(str(device))
+    check_threads(threads)
     path = model_file(path)
     openers: dict[str, Callable[[], Runtime]] = {
         ".ckpt": lambda: TorchRuntime(*load_weights(path), device=place),
@@ -123,7 +130,10 @@ def open_runtime(path: Path, device: str = "auto", threads: int | None = None) -
         raise UserError(f"{path}: no model that can be run; these can: {', '.join(READABLE)}")
     if path.suffix.lower() != ".ckpt":  # its reader says more
         check_file(path)
-    return opener()
+    runtime = opener()
+    if isinstance(runtime, ScriptRuntime | ExportedRuntime):
+        check_sums(path)
+    return runtime
 
 
 def model_file(path: Path) -> Path:
@@ -138,6 +148,14 @@ def check_file(path: Path) -> None:
     """
     if not path.is_file():
         raise UserError(f"{path} is a folder: give a file" if path.is_dir() else f"no file {path}")
+
+
+def check_threads(threads: int | None) -> None:
+    """Raises:
+    UserError: it is no number of threads that can be had; PyTorch would crash for want of memory.
+    """
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise UserError(f"threads={threads}: give 1 to {MOST_THREADS}")
 
 
 def pick_device(device: str) -> str:

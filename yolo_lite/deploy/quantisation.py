@@ -16,9 +16,9 @@ from torch import Tensor
 from yolo_lite.data.classes import check_classes
 from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.data.dataset import EvalDataset
-from yolo_lite.deploy.exporting import WRITERS, check_path, check_request, give_name
+from yolo_lite.deploy.exporting import WRITERS, check_path, check_request, give_name, writing
 from yolo_lite.deploy.latency import Latency, measure_latency
-from yolo_lite.deploy.loading import open_runtime
+from yolo_lite.deploy.loading import check_threads, open_runtime
 from yolo_lite.deploy.model_info import ModelInfo
 from yolo_lite.deploy.quantisers import quantise_onnx, quantise_openvino
 from yolo_lite.deploy.runtimes import needed
@@ -81,6 +81,7 @@ class QuantiseOptions:
             raise UserError(f"max_size={self.max_size}: give a share of the float32 file's size, up to 1")
         if self.weight_bits not in (7, 8):
             raise UserError(f"weight_bits={self.weight_bits}: give 7 or 8")
+        check_threads(self.threads)
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,8 @@ def quantise_model(
     images = calibration_images(data, options.calibration_images)
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.resolve().parent) as folder:
         source = make_folder(folder, "fp32") / path.name
-        WRITERS[kind](model, replace(info, precision="fp32"), source)
+        with writing(path):
+            WRITERS[kind](model, replace(info, precision="fp32"), source)
         plain = open_runtime(source, "cpu", threads)
         expected = score_runtime(plain, data).numbers
         if expected[MAP] <= 0:
@@ -169,7 +171,8 @@ def quantise_model(
         while True:
             target = make_folder(folder, f"int8-{search.rounds}") / path.name
             names = [damage.layer for damage in search.kept]
-            QUANTISERS[kind](source, target, wanted, images, names, last, options.weight_bits)
+            with writing(path):
+                QUANTISERS[kind](source, target, wanted, images, names, last, options.weight_bits)
             runtime = open_runtime(target, "cpu", threads)
             if search.is_small(size_of(target)):
                 scores = score_runtime(runtime, data).numbers

@@ -51,7 +51,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_sums(path: Path) -> None:
-    """Compare every part of a checkpoint with the checksum that it was written with, which torch does not do.
+    """Compare every part of an archive of torch with the checksum that it was written with, which torch does not do.
 
     Raises:
         UserError: they differ.
@@ -60,6 +60,6 @@ def check_sums(path: Path) -> None:
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()
     except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not a readable checkpoint: {error}") from None
+        raise UserError(f"{path} cannot be read: {error}") from None
     if damaged is not None:
         raise UserError(f"{path} is damaged in {damaged}")
