@@ -44,11 +44,16 @@ CHROMIUM_FLAGS = [
 ]
 
 
+# A minute or more each: first, or one of two workers would wait for the other at the end.
+LONG = ("test_resume.py", "test_distributed.py", "test_kill.py", "test_cli.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what opens a browser, to be run in a process of its own."""
+    """Mark what opens a browser, to be run in a process of its own; files that take long come first."""
     for item in items:
         if "chromium" in getattr(item, "fixturenames", ()):
             item.add_marker("browser")
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 def split_paths(root: Path, layout: Layout, split: Literal["train", "val"]) -> tuple[Path, Path]:
