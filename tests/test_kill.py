@@ -66,7 +66,7 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("kills", [10, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.slow)])
 def test_kill_at_random_moments(kills: int, tmp_path: Path, make_coco: Any) -> None:
     root = make_coco(tmp_path / "data", num_train=4, num_val=1)
     settings = [

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,18 +82,25 @@ def root(tmp_path_factory: pytest.TempPathFactory, make_coco) -> Path:  # type: 
 
 
 @pytest.fixture(scope="module")
-def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[int, Path]:
-    """Number of processes, and the folder of a run that nobody stopped."""
-    folder = tmp_path_factory.mktemp("straight")
-    result = run(folder, root, request.param, {})
-    assert result.returncode == 0, result.stderr
-    return request.param, folder
+def straight(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Callable[[int], Path]:
+    """The folder of a run of so many processes that nobody stopped."""
+    made: dict[int, Path] = {}
+
+    def find(processes: int) -> Path:
+        if processes not in made:
+            folder = tmp_path_factory.mktemp("straight")
+            result = run(folder, root, processes, {})
+            assert result.returncode == 0, result.stderr
+            made[processes] = folder
+        return made[processes]
+
+    return find
 
 
 # Three optimiser steps an epoch: a kill between two epochs, a signal inside the third, one inside the fourth epoch,
 # which is without mosaic. On two processes each takes 40 s.
 @pytest.mark.parametrize(
-    ("straight", "name", "when", "at", "code"),
+    ("processes", "name", "when", "at", "code"),
     [
         (1, "SIGKILL", "epoch", 2, -9),
         (1, "SIGTERM", "step", 6, 143),
@@ -101,12 +109,18 @@ def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         (2, "SIGTERM", "step", 6, 143),
         pytest.param(2, "SIGUSR1", "step", 9, 138, marks=pytest.mark.slow),
     ],
-    indirect=["straight"],
 )
 def test_stop_and_resume_equals_straight(
-    straight: tuple[int, Path], tmp_path: Path, root: Path, name: str, when: str, at: int, code: int
+    straight: Callable[[int], Path],
+    tmp_path: Path,
+    root: Path,
+    processes: int,
+    name: str,
+    when: str,
+    at: int,
+    code: int,
 ) -> None:
-    processes, expected = straight
+    expected = straight(processes)
     stopped = run(tmp_path, root, processes, {"signal": name, "when": when, "at": at, "rank": 0})
     assert stopped.returncode == code, stopped.stderr
     assert len(metrics(tmp_path)) < EPOCHS
@@ -131,10 +145,9 @@ def test_stop_and_resume_equals_straight(
     assert_equal(best[0]["state_dict"], best[1]["state_dict"])
 
 
-@pytest.mark.parametrize("straight", [2], indirect=True)
-def test_ranks_have_the_same_weights_and_other_images(straight: tuple[int, Path]) -> None:
+def test_ranks_have_the_same_weights_and_other_images(straight: Callable[[int], Path]) -> None:
     """From the first step on: initial weights, average, losses; every image of an epoch is on one rank only."""
-    _, folder = straight
+    folder = straight(2)
     one, other = (steps(folder, rank) for rank in range(2))
     for a, b in zip(one, other, strict=True):
         assert (a["weights"], a["losses"]) == (b["weights"], b["losses"])

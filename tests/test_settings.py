@@ -40,6 +40,8 @@ SCHEDULE = {
     "nominal_batch": 32,
 }
 OTHERS = {"image_size": 96, "neck_init": "default"}
+# In tests/training/test_freezing.py and test_distillation.py.
+ELSEWHERE = {"freeze", "teacher", "distill_weight", "teacher_cache"}
 
 
 def build(**settings: Any) -> DetectionModule:
@@ -100,7 +102,7 @@ def test_the_rest_of_the_model() -> None:
     assert build(image_size=96).image_size == 96
     values = [torch.cat([p.flatten() for p in build(**s).parameters()]) for s in ({}, {"neck_init": "default"})]
     assert not torch.equal(*values)
-    covered = {*STRUCTURE, *LOSS, *SCHEDULE, *OTHERS}
+    covered = {*STRUCTURE, *LOSS, *SCHEDULE, *OTHERS, *ELSEWHERE}
     assert covered == set(inspect.signature(DetectionModule).parameters)
 
 

@@ -218,8 +218,15 @@ def taught(tmp_path_factory: pytest.TempPathFactory, make_coco: Any) -> tuple[li
     )
     teacher = folder / "runs" / "big" / "version_0" / "checkpoints" / "last.ckpt"
     command += ["--model.variant", "yolov8n", "--model.block", "cspc", "--model.teacher", str(teacher)]
+    command += ["--model.teacher_cache", str(folder / "cache")]
     assert train_script.main([*command, "--name", "small", "--trainer.max_epochs", "2"]) == 0
     return command, folder / "runs" / "small" / "version_0" / "checkpoints" / "last.ckpt", teacher
+
+
+def test_what_the_teacher_said_is_kept(taught: tuple[list[str], Path, Path]) -> None:
+    """Of eight images in two epochs, each time augmented otherwise."""
+    kept = [path for path in (taught[1].parents[4] / "cache").rglob("*") if path.is_file()]
+    assert len(kept) == 16
 
 
 def test_the_log_names_teacher_and_distance(taught: tuple[list[str], Path, Path]) -> None:
