@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -136,6 +137,16 @@ def make_coco(
         content = {"images": images, "annotations": annotations, "categories": categories}
         annotation_file.write_text(json.dumps(content))
     return root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Commands set up the package's logger, which other files' tests should not find so."""
+    logger = logging.getLogger("yolo_lite")
+    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    yield
+    logger.handlers, logger.propagate = handlers, propagate
+    logger.setLevel(level)
 
 
 @pytest.fixture

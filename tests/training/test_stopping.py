@@ -167,7 +167,7 @@ def test_a_dead_loader_process_is_one_line(
     assert train_script.main(arguments(root, tmp_path, *workers)) == 2
     message = error_line(capsys)
     assert message.startswith("error: the loader process ")
-    assert "signal Killed" in message
+    assert "signal Killed" in message or "ended unexpectedly" in message  # torch tells what it saw first
     assert "--data.num_workers" in message
 
 
