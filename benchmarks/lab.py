@@ -10,6 +10,7 @@ runs are done, 2 something that you can mend (one line says what), 130 or 143 st
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import shlex
 import subprocess
@@ -30,7 +31,6 @@ from benchmarks.lab_results import (
     describe_machine,
     read_curve,
     read_results,
-    read_scores,
 )
 from benchmarks.lab_tables import write_pages
 from yolo_lite.utils.console import clock, run_command
@@ -69,6 +69,12 @@ class Run:
     def folder_name(self) -> str:
         return f"{self.name}-{self.data}-seed{self.seed}"
 
+    @property
+    def sources(self) -> dict[str, str]:
+        """The runs whose checkpoints it needs, by the option of train.py that takes them."""
+        named = {"--weights": self.weights, "--model.teacher": self.teacher}
+        return {option: name for option, name in named.items() if name is not None}
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -106,9 +112,8 @@ class Plan:
         if twice := {name for name in names if names.count(name) > 1}:
             raise UserError(f"{path}: {sorted(twice)[0]} is there twice: give each run a name of its own")
         for number, run in enumerate(runs):
-            for other in (run.weights, run.teacher):
-                if other is not None:
-                    plan.source(other, run.seed, number)
+            for other in run.sources.values():
+                plan.source(other, run.seed, number)
         return plan
 
     def source(self, name: str, seed: int, before: int | None = None) -> Run:
@@ -167,15 +172,15 @@ class Laboratory:
     def command(self, run: Run) -> str:
         """What a reader types to train it."""
         options = ["python", "train.py", *self.options(run), "--data.root", f"DATA/{run.data}"]
-        for option, other in (("--weights", run.weights), ("--model.teacher", run.teacher)):
-            options += [option, f"{other}/best.ckpt"] if other else []
+        for option, other in run.sources.items():
+            options += [option, f"{other}/{BEST_NAME}"]
         return shlex.join(options)
 
     def train(self, run: Run) -> None:
         """Train, or go on with it."""
         options = [*self.options(run), "--data.root", str(self.data_root / run.data), "--ckpt_path", "last"]
-        for option, other in (("--weights", run.weights), ("--model.teacher", run.teacher)):
-            options += [option, str(self.best(self.plan.source(other, run.seed)))] if other else []
+        for option, other in run.sources.items():
+            options += [option, str(self.best(self.plan.source(other, run.seed)))]
         begun = time.monotonic()
         try:
             call("train.py", [*options, "--runs_dir", str(self.home), "--name", run.folder_name])
@@ -195,7 +200,7 @@ class Laboratory:
         target = self.home / run.folder_name / "scores.json"
         given = ["--checkpoint", str(self.best(run)), "--data.root", str(self.data_root / run.data)]
         call("eval.py", [*given, "--split", "val", "--report", "none", "--json", str(target)])
-        return read_scores(target)
+        return json.loads(target.read_text())
 
     def result(self, run: Run, commit: str) -> Result:
         """Score it and gather what came of it."""

@@ -6,10 +6,8 @@ import csv
 import json
 import platform
 import subprocess
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -89,12 +87,6 @@ def read_curve(run: Path) -> dict[str, list[float]]:
     return {name: [round(float(row[key]), 5) for row in rows] for name, key in CURVE.items()}
 
 
-def read_scores(path: Path) -> dict[str, Any]:
-    """What `eval.py --json` wrote."""
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
-
-
 def current_commit() -> str:
     """Of the repository, with a mark if files that git knows are changed."""
     commit = git("rev-parse", "--short=10", "HEAD")
@@ -113,8 +105,3 @@ def describe_machine() -> str:
         return str(torch.cuda.get_device_name())
     capability = torch.backends.cpu.get_cpu_capability()
     return f"{platform.machine()} {capability}, {torch.get_num_threads()} threads"
-
-
-def mean(values: Sequence[float]) -> float:
-    """Of at least one number."""
-    return sum(values) / len(values)

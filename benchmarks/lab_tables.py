@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 
-from benchmarks.lab_results import Result, mean
+from benchmarks.lab_results import Result
 from yolo_lite.evaluation.figures import new_figure, to_png
 from yolo_lite.evaluation.styles import CURVE_COLOURS
 from yolo_lite.utils.files import replacing
 
 TABLE_NAME = "table.md"
-HEADER = (
-    *("run", "data", "parameters", "GFLOPs", "mAP50-95", "mAP50", "last", "after a third", "seeds", "minutes"),
-)  # fmt: skip
+HEADER = ("run", "data", "parameters", "GFLOPs", "mAP50-95", "mAP50", "last", "after a third", "seeds", "minutes")
 
 
 def group(results: Sequence[Result], order: Sequence[str]) -> list[list[Result]]:
@@ -24,7 +23,7 @@ def group(results: Sequence[Result], order: Sequence[str]) -> list[list[Result]]
 
 def score(values: Sequence[float]) -> str:
     """The mean, and the range where there are several."""
-    text = f"{mean(values):.3f}"
+    text = f"{fmean(values):.3f}"
     return text if len(values) == 1 else f"{text} ({min(values):.3f} to {max(values):.3f})"
 
 
@@ -43,7 +42,7 @@ def table(results: Sequence[Result], order: Sequence[str]) -> str:
         scores += [lambda r: r.last_map_50_95, after_a_third]
         cells = [score([pick(result) for result in seeds]) for pick in scores]
         facts = [first.name, first.data, f"{first.parameters:,}", f"{first.gflops:.2f}", *cells]
-        rows.append((*facts, ", ".join(str(r.seed) for r in seeds), f"{mean([r.minutes for r in seeds]):.0f}"))
+        rows.append((*facts, ", ".join(str(r.seed) for r in seeds), f"{fmean([r.minutes for r in seeds]):.0f}"))
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
@@ -57,7 +56,7 @@ def curves(results: Sequence[Result], order: Sequence[str], data: str) -> bytes:
         columns = list(zip(*(r.curve["map_50_95"][:length] for r in seeds), strict=True))
         colour = CURVE_COLOURS[number % len(CURVE_COLOURS)]
         style = "-" if number < len(CURVE_COLOURS) else "--"
-        axes.plot(epochs, [mean(c) for c in columns], style, color=colour, label=seeds[0].name, linewidth=1.8)
+        axes.plot(epochs, [fmean(c) for c in columns], style, color=colour, label=seeds[0].name, linewidth=1.8)
         if len(seeds) > 1:
             axes.fill_between(epochs, [min(c) for c in columns], [max(c) for c in columns], color=colour, alpha=0.2)
     axes.set(xlabel="epoch", ylabel="mAP50-95", title=f"{data}, validation", ylim=(0, None), xlim=(0, None))

@@ -151,7 +151,7 @@ class Distillation(nn.Module):
             targets = [teacher_features[i] for i in self.teacher_levels]
             return self.weight * self.loss(student, teacher, adapted, targets, batch_sum)
 
-    def _decode(self, maps: list[Tensor], rows: list[int], reg_max: int) -> Decoded:
+    def _decode(self, maps: list[Tensor], rows: list[int] | slice, reg_max: int) -> Decoded:
         return decode_maps([x[:, rows] for x in maps], self.strides, reg_max)
 
     def trial(self) -> Distillation:
@@ -160,7 +160,9 @@ class Distillation(nn.Module):
         return copy.deepcopy(self, {id(self.teacher): replace(self.teacher, cache=None)})
 
 
-def rows(model: YOLO, classes: Sequence[int]) -> list[int]:
-    """Channels of a head's maps that hold the boxes and these classes."""
+def rows(model: YOLO, classes: Sequence[int]) -> list[int] | slice:
+    """Channels of a head's maps that hold the boxes and these classes; all of them as a slice, which copies nothing."""
+    if list(classes) == list(range(model.num_classes)):
+        return slice(None)
     start = 4 * model.spec.reg_max
     return [*range(start), *(start + c for c in classes)]
