@@ -85,7 +85,10 @@ class Plan:
 
     @staticmethod
     def read(path: Path) -> Plan:
-        """From YAML: `settings` and `seeds` of all, and a list of `runs`.
+        """From YAML: `settings` and `seeds` of all, and a list of `runs`; `data` maps sets to settings of their own.
+
+        A run names its set, or several, or none: then it is made with all of `data`. The settings of a run come before
+        those of a set, and those before the settings of all.
 
         Raises:
             UserError: it is not there, or holds something else.
@@ -93,15 +96,17 @@ class Plan:
         try:
             content = yaml.safe_load(path.read_text())
             shared, seeds, entries = content.get("settings") or {}, content.get("seeds") or [0], content["runs"]
+            sets = content.get("data") or {}
             for entry in entries:
                 if unknown := entry.keys() - KEYS:
                     raise UserError(
                         f"{path}: unknown {', '.join(sorted(unknown))}: there are {', '.join(sorted(KEYS))}"
                     )
             runs = [
-                Run(path.stem, seed=seed, **{**entry, "settings": {**shared, **(entry.get("settings") or {})}})
+                Run(path.stem, seed=seed, **{**entry, "data": data, "settings": merged(shared, sets.get(data), entry)})
                 for seed in seeds
                 for entry in entries
+                for data in named_sets(entry, sets)
             ]
         except OSError as error:
             raise UserError(f"cannot read the plan {path}: {error.strerror}") from None
@@ -113,19 +118,19 @@ class Plan:
             raise UserError(f"{path}: {sorted(twice)[0]} is there twice: give each run a name of its own")
         for number, run in enumerate(runs):
             for other in run.sources.values():
-                plan.source(other, run.seed, number)
+                plan.source(other, run, number)
         return plan
 
-    def source(self, name: str, seed: int, before: int | None = None) -> Run:
-        """The run of a name that another one starts from.
+    def source(self, name: str, needed_by: Run, before: int | None = None) -> Run:
+        """The run of a name that another one starts from: of the same seed, and of the same data where there is one.
 
         Raises:
             UserError: there is none before it.
         """
-        for run in self.runs[:before]:
-            if (run.name, run.seed) == (name, seed):
-                return run
-        raise UserError(f"plan {self.name}: no run {name} comes before the run that needs it")
+        found = [run for run in self.runs[:before] if (run.name, run.seed) == (name, needed_by.seed)]
+        if not found:
+            raise UserError(f"plan {self.name}: no run {name} comes before the run that needs it")
+        return next((run for run in found if run.data == needed_by.data), found[0])
 
 
 class Laboratory:
@@ -180,7 +185,7 @@ class Laboratory:
         """Train, or go on with it."""
         options = [*self.options(run), "--data.root", str(self.data_root / run.data), "--ckpt_path", "last"]
         for option, other in run.sources.items():
-            options += [option, str(self.best(self.plan.source(other, run.seed)))]
+            options += [option, str(self.best(self.plan.source(other, run)))]
         begun = time.monotonic()
         try:
             call("train.py", [*options, "--runs_dir", str(self.home), "--name", run.folder_name])
@@ -227,12 +232,12 @@ class Laboratory:
         """Train and score whatever has no result yet.
 
         Args:
-            only: names of runs; empty: all.
+            only: names of runs, or of their folders (NAME-DATA-seedK); empty: all.
 
         Raises:
             UserError: a run cannot be made; those before it are done.
         """
-        wanted = [run for run in self.plan.runs if not only or run.name in only]
+        wanted = [run for run in self.plan.runs if not only or {run.name, run.folder_name} & set(only)]
         open_runs = [run for run in wanted if not self.result_path(run).is_file()]
         log.info("%d of %d runs have a result", len(wanted) - len(open_runs), len(wanted))
         started = time.monotonic()
@@ -246,6 +251,19 @@ class Laboratory:
                 result = self.result(run, commit)
                 result.write(self.result_path(run))
                 log.info("%s: mAP50-95 %.4f; %s", run.folder_name, result.map_50_95, self.result_path(run))
+
+
+def named_sets(entry: dict[str, Any], sets: dict[str, Any]) -> list[str]:
+    """The data sets of a run: its own `data`, a name or several, or all that the plan has."""
+    data = entry.get("data", list(sets))
+    if not data:
+        raise TypeError(f"run {entry.get('name')} has no data")
+    return [data] if isinstance(data, str) else list(data)
+
+
+def merged(shared: dict[str, Any], of_data: dict[str, Any] | None, entry: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a run: its own before those of its data set, and those before the ones of all."""
+    return {**shared, **(of_data or {}), **(entry.get("settings") or {})}
 
 
 def call(script: str, options: Sequence[str]) -> None:
@@ -276,7 +294,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("plan", type=Path)
     run.add_argument("--data_root", type=Path, required=True, help="folder that holds the data sets by name")
     run.add_argument("--runs_dir", type=Path, default=REPOSITORY / "runs" / "lab")
-    run.add_argument("--only", nargs="*", default=[], help="names of runs")
+    run.add_argument("--only", nargs="*", default=[], help="names of runs, or NAME-DATA-seedK")
     show = commands.add_parser("show", help="write tables and figures from the results")
     show.add_argument("plan", type=Path)
     for command in (run, show):

@@ -110,6 +110,33 @@ def test_a_plan_that_cannot_be_is_one_line(old: str, new: str, expected: str, tm
     assert "\n" not in str(error.value)
 
 
+SEVERAL = """
+settings: {trainer.max_epochs: 1, data.batch_size: 2}
+data: {a: {trainer.max_epochs: 2}, b: }
+seeds: [0, 1]
+runs:
+  - {name: first, config: x.yaml}
+  - {name: second, config: x.yaml, data: [b, c], weights: first, settings: {data.batch_size: 3}}
+"""
+
+
+def test_a_run_is_made_with_every_data_set(tmp_path: Path) -> None:
+    path = tmp_path / "several.yaml"
+    path.write_text(SEVERAL)
+    plan = lab.Plan.read(path)
+    assert [run.folder_name for run in plan.runs if run.seed == 1] == [
+        "first-a-seed1", "first-b-seed1", "second-b-seed1", "second-c-seed1",
+    ]  # fmt: skip
+    settings = [tuple(run.settings.values()) for run in plan.runs[:4]]
+    assert settings == [(2, 2), (1, 2), (1, 3), (1, 3)]
+    second_b, second_c = plan.runs[2:4]
+    assert plan.source("first", second_b).data == "b"
+    assert plan.source("first", second_c).data == "a"  # none of its own data: the first one
+    path.write_text(SEVERAL.replace("data: {a: {trainer.max_epochs: 2}, b: }", ""))
+    with pytest.raises(UserError, match="run first has no data"):
+        lab.Plan.read(path)
+
+
 def test_every_plan_can_be_read() -> None:
     paths = sorted((lab.REPOSITORY / "configs" / "lab").glob("*.yaml"))
     assert paths
@@ -141,7 +168,9 @@ def test_documents_show_what_the_results_say() -> None:
     shown = 0
     for path in (lab.REPOSITORY / "configs" / "lab").glob("*.yaml"):
         plan = lab.Plan.read(path)
-        rows = table(read_results(RESULTS / plan.name), list(dict.fromkeys(run.name for run in plan.runs)))
+        if not (results := read_results(RESULTS / plan.name)):
+            continue  # not begun
+        rows = table(results, list(dict.fromkeys(run.name for run in plan.runs)))
         assert (RESULTS / plan.name / "table.md").read_text() == rows
         for document in (lab.REPOSITORY / "README.md", *(lab.REPOSITORY / "docs").glob("*.md")):
             text = document.read_text()
