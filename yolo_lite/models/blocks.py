@@ -5,6 +5,8 @@ Notation: B images, C channels, H x W pixels of a feature map. Every block maps 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +29,7 @@ class ConvNormAct(nn.Module):
         stride: step of the kernel; the padding is `(kernel - 1) // 2`.
         act: `"silu"`, `"relu"` or `"none"`.
         bias: the convolution has a bias of its own although a BatchNorm follows.
+        groups: of channels that do not meet; as many as channels make it depthwise.
     """
 
     def __init__(
@@ -37,9 +40,11 @@ class ConvNormAct(nn.Module):
         stride: int = 1,
         act: str = "silu",
         bias: bool = False,
+        groups: int = 1,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, (kernel - 1) // 2, bias=bias)
+        padding = (kernel - 1) // 2
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=bias)
         self.norm: nn.Module = batch_norm(out_channels)
         self.act = activation(act)
 
@@ -80,13 +85,21 @@ class C2f(nn.Module):
         out_channels: channels of the output; half of them run through the bottlenecks.
         depth: number of bottlenecks in chain.
         shortcut: add the input of each bottleneck to its output.
+        unit: makes what takes the place of a bottleneck, from its number of channels.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, depth: int = 1, shortcut: bool = False) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        depth: int = 1,
+        shortcut: bool = False,
+        unit: Callable[[int], nn.Module] | None = None,
+    ) -> None:
         super().__init__()
         half = out_channels // 2
         self.split = ConvNormAct(in_channels, 2 * half)
-        self.units = nn.ModuleList(Bottleneck(half, shortcut) for _ in range(depth))
+        self.units = nn.ModuleList(unit(half) if unit else Bottleneck(half, shortcut) for _ in range(depth))
         self.merge = ConvNormAct((2 + depth) * half, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from yolo_lite.models.blocks import ConvNormAct
+from yolo_lite.models.edge_blocks import SeparableConv
+
+Head = Literal["dense", "separable"]
 
 
-def branch(in_channels: int, hidden: int, out_channels: int) -> nn.Sequential:
-    """Two 3x3 units and a 1x1 convolution with bias."""
+def branch(in_channels: int, hidden: int, out_channels: int, kind: Head) -> nn.Sequential:
+    """Two units, dense 3x3 or separable 5x5, and a 1x1 convolution with bias."""
+    unit, kernel = (SeparableConv, 5) if kind == "separable" else (ConvNormAct, 3)
     return nn.Sequential(
-        ConvNormAct(in_channels, hidden, 3), ConvNormAct(hidden, hidden, 3), nn.Conv2d(hidden, out_channels, 1)
+        unit(in_channels, hidden, kernel), unit(hidden, hidden, kernel), nn.Conv2d(hidden, out_channels, 1)
     )
 
 
@@ -30,6 +35,7 @@ class DetectHead(nn.Module):
         num_classes: C.
         base_channels: channels of the finest *backbone* level; they set the width of the hidden layers.
         reg_max: R.
+        kind: dense or separable convolutions.
     """
 
     def __init__(
@@ -39,12 +45,13 @@ class DetectHead(nn.Module):
         num_classes: int,
         base_channels: int,
         reg_max: int = 16,
+        kind: Head = "dense",
     ) -> None:
         super().__init__()
         box_width = max(16, base_channels // 4, 4 * reg_max)
         class_width = max(base_channels, min(num_classes, 100))
-        self.box = nn.ModuleList(branch(c, box_width, 4 * reg_max) for c in in_channels)
-        self.classes = nn.ModuleList(branch(c, class_width, num_classes) for c in in_channels)
+        self.box = nn.ModuleList(branch(c, box_width, 4 * reg_max, kind) for c in in_channels)
+        self.classes = nn.ModuleList(branch(c, class_width, num_classes, kind) for c in in_channels)
         # Counted among the parameters by convention (the DFL's fixed 1x1 convolution), never trained.
         self.bins = nn.Parameter(torch.arange(reg_max, dtype=torch.float32), requires_grad=False)
         self.num_classes = num_classes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import torch
@@ -10,23 +9,36 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yolo_lite.models.blocks import C2f, ConvNormAct
+from yolo_lite.models.edge_blocks import Mixer, SeparableConv
 
 
 class PAFPN(nn.Module):
-    """(levels, finest first) -> (the same shapes, every level informed by all the others).
+    """(levels, finest first) -> as many levels, every level informed by all the others.
 
     Args:
         channels: channels of the levels, finest first.
-        depth: bottlenecks in each C2f.
+        depth: units in each C2f.
+        out_channels: channels of the outputs; None: those of the inputs.
+        slim: separable down-sampling, and mixers in place of bottlenecks on the coarsest level, where dense
+            convolutions have most of their parameters and least of their work.
     """
 
-    def __init__(self, channels: Sequence[int], depth: int) -> None:
+    def __init__(
+        self, channels: Sequence[int], depth: int, out_channels: Sequence[int] | None = None, slim: bool = False
+    ) -> None:
         super().__init__()
-        fine_to_coarse = list(itertools.pairwise(channels))
-        self.top_down = nn.ModuleList(C2f(fine + coarse, fine, depth) for fine, coarse in fine_to_coarse)
-        self.down = nn.ModuleList(ConvNormAct(fine, fine, 3, stride=2) for fine, _ in fine_to_coarse)
-        self.bottom_up = nn.ModuleList(C2f(fine + coarse, coarse, depth) for fine, coarse in fine_to_coarse)
-        self.out_channels = list(channels)
+        out = list(out_channels or channels)
+        middle = [*out[:-1], channels[-1]]  # of the levels after the way down, where the coarsest is as it came
+        last = len(out) - 1
+        self.top_down = nn.ModuleList(C2f(channels[i] + middle[i + 1], out[i], depth) for i in range(last))
+        self.down = nn.ModuleList(
+            SeparableConv(c, c, stride=2) if slim else ConvNormAct(c, c, 3, stride=2) for c in out[:last]
+        )
+        self.bottom_up = nn.ModuleList(
+            C2f(out[i] + middle[i + 1], out[i + 1], depth, unit=Mixer if slim and i + 1 == last else None)
+            for i in range(last)
+        )
+        self.out_channels = out
 
     def forward(self, pyramid: list[Tensor]) -> list[Tensor]:
         levels = list(pyramid)

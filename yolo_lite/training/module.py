@@ -28,6 +28,7 @@ from yolo_lite.losses.detection import BatchSum, DetectionLoss, LossItems, whole
 from yolo_lite.losses.distillation import DistillationLoss
 from yolo_lite.models.afpn import NeckInit
 from yolo_lite.models.backbone import Block, Downsample
+from yolo_lite.models.head import Head
 from yolo_lite.models.yolo import YOLO, Levels, Neck, build_model
 from yolo_lite.ops.postprocess import EVAL_IOU, EVAL_SCORE, MAX_DETECTIONS, Detections, detect, to_original
 from yolo_lite.training.distillation import Distillation, Teacher
@@ -54,17 +55,18 @@ class DetectionModule(L.LightningModule):
     """A detector with its loss, its optimiser and its scoring.
 
     Args:
-        variant: the detector: yolov8n|s|m|l|x, each also with -lite or -lite-adown.
+        variant: the detector: yolov8n|s|m|l|x, each also with -lite or -lite-adown, n|s|m also with -edge.
         class_names: names of the classes; train.py takes them from the data.
         image_size: side of the training images, pixels; kept for scoring and prediction.
-        block: backbone block in place of the variant's.
-        downsample: backbone down-sampling in place of the variant's.
+        block: backbone block in place of the variant's, one or a list for the four stages.
+        downsample: backbone down-sampling in place of the variant's, likewise.
         neck: neck in place of the variant's.
-        levels: pyramid levels in place of the neck's usual ones (P3-P5 for pafpn, P2-P5 for afpn).
+        levels: pyramid levels in place of the neck's usual ones (P2-P5 for afpn, otherwise P3-P5).
         neck_divisor: afpn: the pyramid works on the backbone's channels divided by this (8).
         neck_width: afpn: channels of its outputs (those of P4).
         neck_init: afpn: identity (residual blocks start as identities), published, or PyTorch's default.
         reg_max: bins of a box side's distribution (16).
+        head: dense 3x3 or separable 5x5 convolutions, in place of the variant's.
         optimizer: auto takes AdamW below 10,000 steps and SGD above.
         lr: first learning rate at the nominal batch; None: 0.01 for SGD, 0.002 x 5 / (4 + classes) for AdamW.
         final_lr_fraction: last learning rate as a share of the first.
@@ -90,14 +92,15 @@ class DetectionModule(L.LightningModule):
         variant: str = "yolov8n-lite",
         class_names: list[str] | None = None,
         image_size: int = 640,
-        block: Block | None = None,
-        downsample: Downsample | None = None,
+        block: Block | list[Block] | None = None,
+        downsample: Downsample | list[Downsample] | None = None,
         neck: Neck | None = None,
         levels: Levels | None = None,
         neck_divisor: int | None = None,
         neck_width: int | None = None,
         neck_init: NeckInit | None = None,
         reg_max: int | None = None,
+        head: Head | None = None,
         optimizer: OptimizerName = "auto",
         lr: float | None = None,
         final_lr_fraction: float = 0.01,
@@ -143,6 +146,7 @@ class DetectionModule(L.LightningModule):
             neck_width=neck_width,
             neck_init=neck_init,
             reg_max=reg_max,
+            head=head,
         )
         self.frozen = frozen_names(self.model, freeze)
         freeze_parts(self.model, self.frozen)
