@@ -27,6 +27,8 @@ STRUCTURE = {
     "neck_divisor": 4,
     "neck_width": 64,
     "reg_max": 8,
+    "head": "separable",
+    "width": 0.5,
 }
 LOSS = {"box_gain": 1.0, "class_gain": 1.0, "dfl_gain": 1.0, "assign_top_k": 2}
 SCHEDULE = {

@@ -43,7 +43,7 @@ def test_every_variant_builds(variant: str) -> None:
         assert len(build_model(variant, 3).head.box) == (4 if "lite" in variant else 3)
 
 
-@pytest.mark.parametrize("variant", ["yolov8n", "yolov8n-lite", "yolov8n-lite-adown"])
+@pytest.mark.parametrize("variant", ["yolov8n", "yolov8n-lite", "yolov8n-lite-adown", "yolov8n-edge"])
 def test_gradients_reach_every_trainable_parameter(variant: str) -> None:
     torch.manual_seed(0)
     # Residual blocks that start as identities hold back the first step's gradient by design.
@@ -140,6 +140,10 @@ def test_evaluation_is_deterministic_and_changes_nothing() -> None:
         ("yolov8n-lite", 1, {"neck_width": -1}, "neck_width=-1"),
         ("yolov8n", 1, {"neck": "bifpn"}, "bifpn"),
         ("yolov8n", 1, {"reg_max": 1}, "reg_max=1"),
+        ("yolov8n", 1, {"width": 0.0}, "width=0.0"),
+        ("yolov8n-edge", 1, {"neck_width": 64}, "this model has neck=slim"),
+        ("yolov8n", 1, {"block": ["c2f", "mixer", "none"]}, "one for each of 4 stages"),
+        ("yolov8n", 1, {"block": ["c2f", "mixer", "none", "resnet"]}, "resnet"),
         ("yolov8n", 1, {"colour": "red"}, "colour"),
     ],
 )

@@ -22,7 +22,7 @@ def lived_in(variant: str) -> YOLO:
     return model
 
 
-@pytest.mark.parametrize("variant", ["yolov8n", "yolov8n-lite", "yolov8n-lite-adown"])
+@pytest.mark.parametrize("variant", ["yolov8n", "yolov8n-lite", "yolov8n-lite-adown", "yolov8n-edge"])
 def test_fused_model_gives_the_same_without_batch_norm(variant: str) -> None:
     model = lived_in(variant).train()
     before = {name: x.clone() for name, x in model.state_dict().items()}

@@ -69,6 +69,9 @@ class ModelSpec:
     head: Head = "dense"
 
     def __post_init__(self) -> None:
+        for key in ("depth", "width"):
+            if not 0 < getattr(self, key) < math.inf:
+                raise UserError(f"{key}={getattr(self, key)}: give a factor above 0")
         for key, choices in CHOICES.items():
             value = getattr(self, key)
             for one in value if isinstance(value, tuple) else (value,):

@@ -58,6 +58,7 @@ class DetectionModule(L.LightningModule):
         variant: the detector: yolov8n|s|m|l|x, each also with -lite or -lite-adown, n|s|m also with -edge.
         class_names: names of the classes; train.py takes them from the data.
         image_size: side of the training images, pixels; kept for scoring and prediction.
+        width: factor on the number of channels in place of the scale's (0.25 for n); channels are multiples of 8.
         block: backbone block in place of the variant's, one or a list for the four stages.
         downsample: backbone down-sampling in place of the variant's, likewise.
         neck: neck in place of the variant's.
@@ -92,6 +93,7 @@ class DetectionModule(L.LightningModule):
         variant: str = "yolov8n-lite",
         class_names: list[str] | None = None,
         image_size: int = 640,
+        width: float | None = None,
         block: Block | list[Block] | None = None,
         downsample: Downsample | list[Downsample] | None = None,
         neck: Neck | None = None,
@@ -138,6 +140,7 @@ class DetectionModule(L.LightningModule):
         self.model = build_model(
             variant,
             len(class_names),
+            width=width,
             block=block,
             downsample=downsample,
             neck=neck,
