@@ -198,7 +198,7 @@ def build_model(variant: str = "yolov8n-lite", num_classes: int = 80, **parts: A
         near = difflib.get_close_matches(variant, VARIANTS, n=2)
         meant = f"did you mean {' or '.join(near)}? There are" if near else "choose one of"
         raise UserError(f"unknown variant {variant!r}: {meant} {', '.join(VARIANTS)}")
-    changes = {key: tuple(v) if isinstance(v, list) else v for key, v in parts.items() if v is not None}
+    changes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in parts.items() if v is not None}
     unknown = changes.keys() - {field.name for field in dataclasses.fields(ModelSpec)}
     if unknown:
         raise UserError(f"unknown model part {', '.join(sorted(unknown))}")
