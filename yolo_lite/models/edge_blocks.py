@@ -21,7 +21,7 @@ class Mixer(nn.Module):
         expansion: channels between the 1x1 convolutions, as a multiple of C.
     """
 
-    def __init__(self, channels: int, kernel: int = 5, expansion: int = 2) -> None:
+    def __init__(self, channels: int, kernel: int = 3, expansion: int = 2) -> None:
         super().__init__()
         self.depthwise = ConvNormAct(channels, channels, kernel, act="none", groups=channels)
         self.expand = ConvNormAct(channels, expansion * channels)

@@ -19,10 +19,10 @@ Head = Literal["dense", "separable"]
 
 
 def branch(in_channels: int, hidden: int, out_channels: int, kind: Head) -> nn.Sequential:
-    """Two units, dense 3x3 or separable 5x5, and a 1x1 convolution with bias."""
-    unit, kernel = (SeparableConv, 5) if kind == "separable" else (ConvNormAct, 3)
+    """Two 3x3 units, dense or separable, and a 1x1 convolution with bias."""
+    unit = SeparableConv if kind == "separable" else ConvNormAct
     return nn.Sequential(
-        unit(in_channels, hidden, kernel), unit(hidden, hidden, kernel), nn.Conv2d(hidden, out_channels, 1)
+        unit(in_channels, hidden, 3), unit(hidden, hidden, 3), nn.Conv2d(hidden, out_channels, 1)
     )
 
 

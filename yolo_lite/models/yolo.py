@@ -52,7 +52,7 @@ class ModelSpec:
         neck_width: AFPN only: channels of its outputs; None: the channels of P4 (128 at scale n).
         neck_init: AFPN only: identity (None), published or default, see `AFPN`.
         reg_max: bins of a box side's distribution.
-        head: dense 3x3 or separable 5x5 convolutions.
+        head: dense or separable 3x3 convolutions.
     """
 
     depth: float

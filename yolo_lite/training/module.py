@@ -67,7 +67,7 @@ class DetectionModule(L.LightningModule):
         neck_width: afpn: channels of its outputs (those of P4).
         neck_init: afpn: identity (residual blocks start as identities), published, or PyTorch's default.
         reg_max: bins of a box side's distribution (16).
-        head: dense 3x3 or separable 5x5 convolutions, in place of the variant's.
+        head: dense or separable 3x3 convolutions, in place of the variant's.
         optimizer: auto takes AdamW below 10,000 steps and SGD above.
         lr: first learning rate at the nominal batch; None: 0.01 for SGD, 0.002 x 5 / (4 + classes) for AdamW.
         final_lr_fraction: last learning rate as a share of the first.
