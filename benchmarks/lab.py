@@ -1,6 +1,7 @@
 """The laboratory: train and score every run of a plan, by the ordinary train.py and eval.py, one after the other.
 
     python -m benchmarks.lab run configs/lab/transfer.yaml --data_root FOLDER
+    python -m benchmarks.lab time configs/lab/transfer.yaml
     python -m benchmarks.lab show configs/lab/transfer.yaml
 
 What is stopped goes on where it was: runs that have a result are passed over, the others resumed. Exit codes: 0 all
@@ -23,6 +24,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.lab_latency import LATENCY_NAME, measure_costs, read_costs, structure, write_costs
 from benchmarks.lab_results import (
     REPOSITORY,
     RESULTS,
@@ -295,9 +297,13 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--data_root", type=Path, required=True, help="folder that holds the data sets by name")
     run.add_argument("--runs_dir", type=Path, default=REPOSITORY / "runs" / "lab")
     run.add_argument("--only", nargs="*", default=[], help="names of runs, or NAME-DATA-seedK")
+    timing = commands.add_parser("time", help="measure what the plan's models cost on this CPU")
+    timing.add_argument("plan", type=Path)
+    timing.add_argument("--threads", type=int, default=2)
+    timing.add_argument("--rounds", type=int, default=30)
     show = commands.add_parser("show", help="write tables and figures from the results")
     show.add_argument("plan", type=Path)
-    for command in (run, show):
+    for command in (run, timing, show):
         command.add_argument("--results", type=Path, default=RESULTS, help="folder of the results of all plans")
     return parser
 
@@ -311,8 +317,13 @@ def main(args: list[str] | None = None) -> int:
         results = config.results / plan.name
         if config.action == "run":
             Laboratory(plan, config.data_root.resolve(), config.runs_dir.resolve(), results).work(config.only)
+        names = list(dict.fromkeys(run.name for run in plan.runs))
+        if config.action == "time":
+            structures = {run.name: structure(run.config, run.settings) for run in plan.runs}
+            costs = measure_costs(structures, config.threads, config.rounds)
+            write_costs(costs, config.threads, config.rounds, results / LATENCY_NAME)
         documents = [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")] if config.results == RESULTS else []
-        for path in write_pages(results, [run.name for run in plan.runs], read_results(results), documents):
+        for path in write_pages(results, names, read_results(results), read_costs(results, names), documents):
             log.info("%s", path)
 
     return run_command(command)

@@ -72,7 +72,7 @@ def read_results(folder: Path) -> list[Result]:
         UserError: a file is not one of ours.
     """
     found = []
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.glob("*-seed*.json")):
         try:
             found.append(Result(**json.loads(path.read_text())))
         except (ValueError, TypeError) as error:

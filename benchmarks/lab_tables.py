@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
+from benchmarks.lab_latency import Cost
 from benchmarks.lab_results import Result
 from yolo_lite.evaluation.figures import new_figure, to_png
 from yolo_lite.evaluation.styles import CURVE_COLOURS
 from yolo_lite.utils.files import replacing
 
 TABLE_NAME = "table.md"
+FRONTIER_NAME = "frontier.png"
+# Of the frontier's panels: what is paid, and where it is in a `Cost`.
+PRICES: tuple[tuple[str, Callable[[Cost], float]], ...] = (
+    ("parameters, millions", lambda cost: cost.parameters / 1e6),
+    ("GFLOPs", lambda cost: cost.gflops),
+    ("latency in ONNX Runtime, share of yolov8n's", lambda cost: cost.onnx_ratio),
+)
 HEADER = ("run", "data", "parameters", "GFLOPs", "mAP50-95", "mAP50", "last", "after a third", "seeds", "minutes")
 
 
@@ -33,9 +41,37 @@ def after_a_third(result: Result) -> float:
     return values[max(0, len(values) // 3 - 1)]
 
 
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table, its first row the header."""
+    header, *body = rows
+    return "".join(f"| {' | '.join(row)} |\n" for row in (header, ("---",) * len(header), *body))
+
+
+def means(results: Sequence[Result], order: Sequence[str]) -> dict[str, dict[str, float]]:
+    """By run and data set: mAP50-95 of the best checkpoints, the mean over the seeds."""
+    found: dict[str, dict[str, float]] = {}
+    for seeds in group(results, order):
+        found.setdefault(seeds[0].name, {})[seeds[0].data] = fmean(r.map_50_95 for r in seeds)
+    return found
+
+
+def summary(results: Sequence[Result], order: Sequence[str], costs: Mapping[str, Cost]) -> str:
+    """In Markdown: a row for each run, what it costs and mAP50-95 on each data set; means of complete rows only."""
+    sets = sorted({result.data for result in results})
+    rows = [("run", "parameters", "GFLOPs", "ONNX Runtime", "torch", *sets, "mean")]
+    for name, scores in means(results, order).items():
+        cost = costs.get(name)
+        facts = [f"{cost.parameters:,}", f"{cost.gflops:.2f}"] if cost else ["", ""]
+        facts += [f"{cost.onnx_ratio:.2f}", f"{cost.torch_ratio:.2f}"] if cost else ["", ""]
+        cells = [f"{scores[data]:.3f}" if data in scores else "" for data in sets]
+        mean = f"{fmean(scores.values()):.3f}" if len(scores) == len(sets) else ""
+        rows.append((name, *facts, *cells, mean))
+    return markdown(rows)
+
+
 def table(results: Sequence[Result], order: Sequence[str]) -> str:
     """In Markdown: a row for each run and data set, scores of the best checkpoint as means over the seeds."""
-    rows = [HEADER, ("---",) * len(HEADER)]
+    rows: list[Sequence[str]] = [HEADER]
     for seeds in group(results, order):
         first = seeds[0]
         scores: list[Callable[[Result], float]] = [lambda r: r.map_50_95, lambda r: r.map_50]
@@ -43,7 +79,14 @@ def table(results: Sequence[Result], order: Sequence[str]) -> str:
         cells = [score([pick(result) for result in seeds]) for pick in scores]
         facts = [first.name, first.data, f"{first.parameters:,}", f"{first.gflops:.2f}", *cells]
         rows.append((*facts, ", ".join(str(r.seed) for r in seeds), f"{fmean([r.minutes for r in seeds]):.0f}"))
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return markdown(rows)
+
+
+def tables(results: Sequence[Result], order: Sequence[str], costs: Mapping[str, Cost]) -> str:
+    """All of a plan: the summary where it says more than the rows of every run."""
+    rows = table(results, order)
+    several = len({result.data for result in results}) > 1
+    return f"{summary(results, order, costs)}\n{rows}" if costs and several else rows
 
 
 def curves(results: Sequence[Result], order: Sequence[str], data: str) -> bytes:
@@ -65,6 +108,24 @@ def curves(results: Sequence[Result], order: Sequence[str], data: str) -> bytes:
     return to_png(figure)
 
 
+def frontier(results: Sequence[Result], order: Sequence[str], costs: Mapping[str, Cost]) -> bytes:
+    """mAP50-95, the mean over the data sets, against costs, of the runs that have all data sets; PNG."""
+    sets = {result.data for result in results}
+    figure = new_figure(12, 4.4)
+    panels = figure.subplots(1, len(PRICES), sharey=True)
+    complete = [name for name, scores in means(results, order).items() if scores.keys() == sets and name in costs]
+    values = {name: fmean(scores.values()) for name, scores in means(results, order).items()}
+    for axes, (title, price) in zip(panels, PRICES, strict=True):
+        for number, name in enumerate(complete):
+            colour, mark = CURVE_COLOURS[number % len(CURVE_COLOURS)], "os^D"[number // len(CURVE_COLOURS) % 4]
+            axes.plot(price(costs[name]), values[name], mark, color=colour, markersize=9, label=name)
+        axes.set(xlabel=title, xlim=(0, None))
+        axes.grid(alpha=0.3)
+    panels[0].set(ylabel=f"mAP50-95, {', '.join(sorted(sets))}")
+    panels[-1].legend(fontsize=8)
+    return to_png(figure)
+
+
 def with_table(text: str, plan: str, rows: str) -> str:
     """A document with a plan's table between the lines `<!-- lab PLAN -->` and `<!-- end -->`, where it has them."""
     start, end = f"<!-- lab {plan} -->\n", "<!-- end -->"
@@ -73,14 +134,19 @@ def with_table(text: str, plan: str, rows: str) -> str:
 
 
 def write_pages(
-    folder: Path, order: Sequence[str], results: Sequence[Result], documents: Sequence[Path] = ()
+    folder: Path,
+    order: Sequence[str],
+    results: Sequence[Result],
+    costs: Mapping[str, Cost],
+    documents: Sequence[Path] = (),
 ) -> list[Path]:
-    """The table and a figure for each data set with at least two runs, beside the results.
+    """The tables, curves of each data set with at least two runs and the frontier, beside the results.
 
     Args:
         folder: of the results, with the name of the plan.
         order: names of the plan's runs.
         results: what there is of them.
+        costs: of their models, as far as they were measured.
         documents: that show the table too, see `with_table`.
 
     Returns:
@@ -89,8 +155,10 @@ def write_pages(
     known = [result for result in results if result.name in order]
     if not known:
         return []
-    rows = table(known, order)
+    rows = tables(known, order, costs)
     pages = {folder / TABLE_NAME: rows.encode()}
+    if costs:
+        pages[folder / FRONTIER_NAME] = frontier(known, order, costs)
     for data in sorted({result.data for result in known}):
         if len({result.name for result in known if result.data == data}) > 1:
             pages[folder / f"curves-{data}.png"] = curves(known, order, data)

@@ -12,8 +12,9 @@ import pytest
 import eval as eval_script
 import train as train_script
 from benchmarks import lab
+from benchmarks.lab_latency import Cost, measure_costs, read_costs, structure, write_costs
 from benchmarks.lab_results import RESULTS, Result, read_results
-from benchmarks.lab_tables import after_a_third, table, with_table
+from benchmarks.lab_tables import after_a_third, summary, table, tables, with_table, write_pages
 from yolo_lite.utils.errors import StoppedError, UserError
 
 PLAN = """
@@ -145,9 +146,9 @@ def test_every_plan_can_be_read() -> None:
             assert (lab.REPOSITORY / run.config).is_file()
 
 
-def make_result(name: str, seed: int, scores: list[float]) -> Result:
+def make_result(name: str, seed: int, scores: list[float], data: str = "boxes") -> Result:
     curve = {"epoch": [float(i) for i in range(len(scores))], "map_50_95": scores, "map_50": scores}
-    identity = ("plan", name, "boxes", seed, "command", "commit", "machine")
+    identity = ("plan", name, data, seed, "command", "commit", "machine")
     return Result(*identity, 1_234_567, 1.5, 10.0, max(scores), 0.5, scores[-1], curve)
 
 
@@ -163,6 +164,42 @@ def test_rows_are_means_over_seeds() -> None:
     assert after_a_third(results[0]) == 0.1
 
 
+def test_the_summary_has_a_column_for_each_data_set(tmp_path: Path) -> None:
+    """And a mean where a run has all of them."""
+    results = [make_result("a", seed, [0.1 * (seed + 1)], data) for seed in (0, 1) for data in ("x", "y")]
+    results.append(make_result("b", 0, [0.4], "y"))
+    costs = {"a": Cost(3_011_043, 8.08, 40.0, 60.0, 1.0, 1.0)}
+    assert summary(results, ["a", "b"], costs).splitlines()[2:] == [
+        "| a | 3,011,043 | 8.08 | 1.00 | 1.00 | 0.150 | 0.150 | 0.150 |",
+        "| b |  |  |  |  |  | 0.400 |  |",
+    ]
+    pages = write_pages(tmp_path, ["a", "b"], results, costs)
+    assert {path.name for path in pages} == {"table.md", "curves-y.png", "frontier.png"}
+    assert (
+        (tmp_path / "table.md").read_text().startswith("| run | parameters | GFLOPs | ONNX Runtime | torch | x | y |")
+    )
+
+
+def test_costs_are_those_of_the_runs_models(tmp_path: Path, monkeypatch: Any) -> None:
+    """Two runs of one model are timed once; the baseline is always there, and is its own measure."""
+    monkeypatch.setattr("benchmarks.lab_latency.IMAGE_SIZE", 64)
+    edge = structure("configs/yolov8n-edge.yaml", {"model.head": "dense", "model.lr": 0.1, "trainer.max_epochs": 3})
+    assert edge == {"variant": "yolov8n-edge", "head": "dense"}
+    plain = structure("configs/yolov8n.yaml", {})
+    costs = measure_costs({"plain": plain, "again": dict(plain), "edge": edge}, threads=1, rounds=3)
+    assert costs["plain"] == costs["again"]
+    assert costs["plain"].parameters == 3_011_043
+    assert costs["plain"].onnx_ratio == costs["plain"].torch_ratio == 1
+    assert costs["edge"].parameters < costs["plain"].parameters
+    assert costs["edge"].gflops < costs["plain"].gflops
+    write_costs(costs, 1, 3, tmp_path / "latency.json")
+    assert read_costs(tmp_path, ["edge", "unknown"]) == {"edge": costs["edge"]}
+    assert read_results(tmp_path) == []
+    (tmp_path / "latency.json").write_text("{}")
+    with pytest.raises(UserError, match="holds no latencies"):
+        read_costs(tmp_path, ["edge"])
+
+
 def test_documents_show_what_the_results_say() -> None:
     """The tables in the README and in docs/, and those beside the results."""
     shown = 0
@@ -170,7 +207,9 @@ def test_documents_show_what_the_results_say() -> None:
         plan = lab.Plan.read(path)
         if not (results := read_results(RESULTS / plan.name)):
             continue  # not begun
-        rows = table(results, list(dict.fromkeys(run.name for run in plan.runs)))
+        names = list(dict.fromkeys(run.name for run in plan.runs))
+        known = [result for result in results if result.name in names]
+        rows = tables(known, names, read_costs(RESULTS / plan.name, names))
         assert (RESULTS / plan.name / "table.md").read_text() == rows
         for document in (lab.REPOSITORY / "README.md", *(lab.REPOSITORY / "docs").glob("*.md")):
             text = document.read_text()
@@ -189,6 +228,6 @@ def test_files_are_read_as_they_were_written(tmp_path: Path) -> None:
     result = make_result("a", 0, [0.1, 0.2])
     result.write(tmp_path / "a-boxes-seed0.json")
     assert read_results(tmp_path) == [result]
-    (tmp_path / "b.json").write_text(json.dumps({"name": "b"}))
-    with pytest.raises(UserError, match=r"b.json is no result of the laboratory"):
+    (tmp_path / "b-boxes-seed0.json").write_text(json.dumps({"name": "b"}))
+    with pytest.raises(UserError, match=r"b-boxes-seed0.json is no result of the laboratory"):
         read_results(tmp_path)

@@ -21,9 +21,7 @@ Head = Literal["dense", "separable"]
 def branch(in_channels: int, hidden: int, out_channels: int, kind: Head) -> nn.Sequential:
     """Two 3x3 units, dense or separable, and a 1x1 convolution with bias."""
     unit = SeparableConv if kind == "separable" else ConvNormAct
-    return nn.Sequential(
-        unit(in_channels, hidden, 3), unit(hidden, hidden, 3), nn.Conv2d(hidden, out_channels, 1)
-    )
+    return nn.Sequential(unit(in_channels, hidden, 3), unit(hidden, hidden, 3), nn.Conv2d(hidden, out_channels, 1))
 
 
 class DetectHead(nn.Module):
