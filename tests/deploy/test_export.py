@@ -89,7 +89,7 @@ def check_onnx(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("output", ["raw", "decoded", "nms"])
 @pytest.mark.parametrize("kind", ["onnx", "openvino", "torchscript", "torch_export"])
-@pytest.mark.parametrize("variant", ["yolov8n", "yolov8n-lite", "yolov8n-lite-adown"])
+@pytest.mark.parametrize("variant", ["yolov8n", "yolov8n-lite", "yolov8n-lite-adown", "yolov8n-edge"])
 def test_every_variant_format_and_output_at_two_sizes_and_batches(
     variant: str, kind: Any, output: str, tmp_path: Path
 ) -> None:
@@ -99,7 +99,7 @@ def test_every_variant_format_and_output_at_two_sizes_and_batches(
     assert len(exported.differences) == 4
 
 
-@pytest.mark.parametrize("variant", ["yolov8n-lite", "yolov8n-lite-adown"])
+@pytest.mark.parametrize("variant", ["yolov8n-lite", "yolov8n-lite-adown", "yolov8n-edge"])
 def test_light_models_are_the_same_too(variant: str, tmp_path: Path) -> None:
     """Resizing layers of constant factors, the Haar transform as a convolution, nothing that depends on shapes."""
     model, info = lively(variant)

@@ -67,6 +67,14 @@ def test_light_variants_are_these_steps() -> None:
     assert count_parameters(build("yolov8n-lite-adown")) == 1_371_217
 
 
+def test_the_edge_model_keeps_to_its_limits() -> None:
+    """A million parameters and half the baseline's operations; its latency is measured in benchmarks/."""
+    edge = build("yolov8n-edge")
+    assert count_parameters(edge) == 838_755 <= 1_000_000
+    assert count_gflops(edge, 640) == pytest.approx(3.19, abs=0.005)
+    assert count_gflops(edge, 640) <= 4.0 <= count_gflops(build("yolov8n"), 640) / 2 + 0.05
+
+
 @pytest.mark.parametrize("num_classes", [2, 3, 20, 32])
 def test_each_class_adds_132_to_the_light_model(num_classes: int) -> None:
     assert count_parameters(build("yolov8n-lite", num_classes)) == 1_436_977 + 132 * (num_classes - 1)

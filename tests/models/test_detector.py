@@ -26,6 +26,11 @@ from yolo_lite.utils.errors import UserError
         ("yolov8n-lite", {"neck": "pafpn"}, (8, 16, 32)),
         ("yolov8n-lite", {"neck_divisor": 4, "neck_width": 64}, (4, 8, 16, 32)),
         ("yolov8n", {"downsample": "adown", "reg_max": 8}, (8, 16, 32)),
+        ("yolov8n-edge", {}, (8, 16, 32)),
+        ("yolov8m-edge", {"reg_max": 8}, (8, 16, 32)),
+        ("yolov8n-edge", {"levels": "P2-P5", "head": "dense", "block": "mixer"}, (4, 8, 16, 32)),
+        ("yolov8n-edge", {"neck": "afpn", "neck_divisor": 4, "downsample": "separable"}, (4, 8, 16, 32)),
+        ("yolov8n-lite", {"neck": "slim", "block": ["none", "cspc", "c2f", "mixer"]}, (8, 16, 32)),
     ],
 )
 def test_output_shapes(variant: str, parts: dict[str, Any], strides: tuple[int, ...], size: tuple[int, int]) -> None:

@@ -32,7 +32,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 STAGE_CHANNELS = (64, 128, 256, 512, 1024)
 STAGE_DEPTHS = (3, 6, 6, 3)
 NECK_DEPTH = 3
-SLIM_CHANNELS = (256, 384, 512)  # of the slim neck's outputs at width 1
+SLIM_CHANNELS = (128, 256, 384, 512)  # of the slim neck's P2..P5 at width 1
 LEVEL_STRIDES: dict[str, tuple[int, ...]] = {"P2-P5": (4, 8, 16, 32), "P3-P5": (8, 16, 32)}
 
 
