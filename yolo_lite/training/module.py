@@ -69,7 +69,7 @@ class DetectionModule(L.LightningModule):
         reg_max: bins of a box side's distribution (16).
         head: dense or separable 3x3 convolutions, in place of the variant's.
         optimizer: auto takes AdamW below 10,000 steps and SGD above.
-        lr: first learning rate at the nominal batch; None: 0.01 for SGD, 0.002 x 5 / (4 + classes) for AdamW.
+        lr: first learning rate at the nominal batch; None: 0.01 for SGD, 0.003 for AdamW.
         final_lr_fraction: last learning rate as a share of the first.
         schedule: how it falls.
         warmup_epochs: epochs of linear warm-up.
@@ -271,7 +271,7 @@ class DetectionModule(L.LightningModule):
         p: Any = self.hparams
         total_steps = self.trainer.estimated_stepping_batches
         name = choose_optimizer(p.optimizer, total_steps)
-        lr = default_lr(name, len(self.class_names)) if p.lr is None else p.lr
+        lr = default_lr(name) if p.lr is None else p.lr
         images = self.images_per_step()
         if name == "adamw":
             # SGD follows the batch by itself, for the loss is a sum over images; Adam's step does not depend on the
