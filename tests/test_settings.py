@@ -29,6 +29,7 @@ STRUCTURE = {
     "reg_max": 8,
     "head": "separable",
     "width": 0.5,
+    "depth": 1.0,
 }
 LOSS = {"box_gain": 1.0, "class_gain": 1.0, "dfl_gain": 1.0, "assign_top_k": 2}
 SCHEDULE = {

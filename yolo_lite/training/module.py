@@ -58,6 +58,7 @@ class DetectionModule(L.LightningModule):
         variant: the detector: yolov8n|s|m|l|x, each also with -lite or -lite-adown, n|s|m also with -edge.
         class_names: names of the classes; train.py takes them from the data.
         image_size: side of the training images, pixels; kept for scoring and prediction.
+        depth: factor on the number of blocks in a stage in place of the scale's (0.33 for n).
         width: factor on the number of channels in place of the scale's (0.25 for n); channels are multiples of 8.
         block: backbone block in place of the variant's, one or a list for the four stages.
         downsample: backbone down-sampling in place of the variant's, likewise.
@@ -93,6 +94,7 @@ class DetectionModule(L.LightningModule):
         variant: str = "yolov8n-lite",
         class_names: list[str] | None = None,
         image_size: int = 640,
+        depth: float | None = None,
         width: float | None = None,
         block: Block | list[Block] | None = None,
         downsample: Downsample | list[Downsample] | None = None,
@@ -140,6 +142,7 @@ class DetectionModule(L.LightningModule):
         self.model = build_model(
             variant,
             len(class_names),
+            depth=depth,
             width=width,
             block=block,
             downsample=downsample,

@@ -25,7 +25,7 @@ NAMES = (LAST_NAME, BEST_NAME)
 # Where Lightning keeps the state of the data module.
 DATA_STATE = DetectionDataModule.__qualname__
 # Settings of the model that decide which tensors it has.
-STRUCTURE = ("width", "block", "downsample", "neck", "levels", "neck_divisor", "neck_width", "reg_max", "head")
+STRUCTURE = ("depth", "width", "block", "downsample", "neck", "levels", "neck_divisor", "neck_width", "reg_max", "head")
 
 
 @dataclass
