@@ -26,6 +26,7 @@ from yolo_lite.models.fuse import fuse_model
 from yolo_lite.models.yolo import YOLO
 from yolo_lite.ops.postprocess import Candidates, Detections, find_candidates, select_detections
 from yolo_lite.utils.errors import UserError
+from yolo_lite.utils.signals import keeping_signal_stack
 
 
 class Runtime(ABC):
@@ -213,7 +214,8 @@ class OpenVinoRuntime(Runtime):
             options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
             if threads is not None:
                 options["INFERENCE_NUM_THREADS"] = str(threads)
-            self.model = core.compile_model(model, "CPU", options)
+            with keeping_signal_stack():
+                self.model = core.compile_model(model, "CPU", options)
         except RuntimeError as error:
             raise unreadable(path, "OpenVINO model", error) from None
 
