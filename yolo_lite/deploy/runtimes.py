@@ -25,7 +25,7 @@ from yolo_lite.deploy.program_files import check_program
 from yolo_lite.models.fuse import fuse_model
 from yolo_lite.models.yolo import YOLO
 from yolo_lite.ops.postprocess import Candidates, Detections, find_candidates, select_detections
-from yolo_lite.utils.errors import UserError
+from yolo_lite.utils.errors import MissingPackageError, UserError
 from yolo_lite.utils.signals import keeping_signal_stack
 
 
@@ -262,7 +262,7 @@ def needed(package: str, what: Any) -> Any:
     """A package that only some formats need.
 
     Raises:
-        UserError: it is not installed.
+        MissingPackageError: it is not installed.
     """
     # OpenVINO and NNCF tell Intel that and how they are used, without asking; without this package they do not.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -272,7 +272,7 @@ def needed(package: str, what: Any) -> Any:
         name = package.partition(".")[0]
         if error.name is None or error.name.partition(".")[0] != name:
             raise
-        raise UserError(f"{what} needs {name}: pip install -r requirements-export.txt") from None
+        raise MissingPackageError(f"{what} needs {name}: pip install -r requirements-export.txt") from None
 
 
 @contextmanager
