@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +83,14 @@ def test_errors_are_one_line(run: Any, arguments: list[str], message: str) -> No
 def test_a_missing_file_is_one_line(run: Any, tmp_path: Path) -> None:
     code, _, said = run(checkpoints=(tmp_path / "none.ckpt",))
     assert code == 2 and "none.ckpt" in said and "\n" not in said
+
+
+def test_a_read_only_folder_is_said_before_anything_is_measured(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != tmp_path)
+    code, shown, said = run("--formats", "torch", "--json", str(tmp_path / "n.json"))
+    assert code == 2 and said.endswith("n.json: its folder is read-only") and not shown
 
 
 @pytest.mark.parametrize(

@@ -341,3 +341,16 @@ def test_ctrl_c_after_models_of_openvino(colour_detector: Make, tmp_path: Path) 
         assert list(signal_stack() or []) == before
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("name", ["m.ckpt", "m.safetensors", "m.onnx", "m.torchscript", "m.pt2", "m.xml", "w.bin"])
+def test_a_file_without_permission_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Libraries said that it is not there, or damaged. (Root may read everything, so that chmod shows nothing.)"""
+    path = tmp_path / name
+    path.touch()
+    if path.suffix == ".bin":
+        pytest.importorskip("openvino", reason="openvino is not installed (requirements-export.txt)")
+        path.with_suffix(".xml").write_text('<?xml version="1.0"?>')
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != path)
+    with pytest.raises(UserError, match=rf"{name} may not be read by you: permission denied"):
+        load_model(path.with_suffix(".xml") if path.suffix == ".bin" else path)

@@ -26,6 +26,7 @@ from yolo_lite.models.fuse import fuse_model
 from yolo_lite.models.yolo import YOLO
 from yolo_lite.ops.postprocess import Candidates, Detections, find_candidates, select_detections
 from yolo_lite.utils.errors import MissingPackageError, UserError
+from yolo_lite.utils.files import check_readable
 from yolo_lite.utils.signals import keeping_signal_stack
 
 
@@ -239,6 +240,7 @@ def check_xml(path: Path) -> None:
         raise UserError(f"{path} is not a readable OpenVINO model: it does not begin as XML")
     if not path.with_suffix(".bin").is_file():
         raise UserError(f"no file {path.with_suffix('.bin')}: the weights of {path.name} lie there")
+    check_readable(path.with_suffix(".bin"))
 
 
 def as_floats(images: Tensor) -> np.ndarray:
