@@ -17,6 +17,7 @@ from unittest.mock import patch
 import numpy as np
 from torch import Tensor
 
+from yolo_lite.deploy.formats import save_openvino
 from yolo_lite.deploy.model_info import KEY, ModelInfo
 from yolo_lite.deploy.runtimes import as_floats, needed, quiet
 from yolo_lite.utils.signals import keeping_signal_stack
@@ -169,7 +170,7 @@ def quantise_openvino(
             advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=overflow),
         )
     quantised.set_rt_info(info.to_json(), [KEY])
-    openvino.save_model(quantised, str(target), compress_to_fp16=False)
+    save_openvino(quantised, target)
 
 
 def float_operations(operations: list[Any], kept: Collection[str], last: Collection[str]) -> set[str]:
