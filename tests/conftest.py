@@ -47,17 +47,14 @@ CHROMIUM_FLAGS = [
 
 # A minute or more each: first, or one of two workers would wait for the other at the end.
 LONG = ("test_resume.py", "test_distributed.py", "test_kill.py", "test_cli.py")
-# Once NNCF has quantised, a signal to the process is a segmentation fault, and other tests send signals.
-QUANTISING = ("test_benchmark.py", "test_quantisation.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what opens a browser, to be run in a process of its own; files that take long come first, NNCF's last."""
+    """Mark what opens a browser, to be run in a process of its own; files that take long come first."""
     for item in items:
         if "chromium" in getattr(item, "fixturenames", ()):
             item.add_marker("browser")
-    order = {name: place for place, name in enumerate((*LONG, None, *QUANTISING))}
-    items.sort(key=lambda item: order.get(item.path.name, order[None]))
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 def split_paths(root: Path, layout: Layout, split: Literal["train", "val"]) -> tuple[Path, Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,6 @@ import pytest
 from yolo_lite.benchmark import main
 from yolo_lite.deploy.contest import CHOICES, parse_formats, short_names
 from yolo_lite.deploy.figures import Point, latency_figure
-from yolo_lite.utils.errors import UserError
 
 
 @pytest.fixture
@@ -85,12 +85,50 @@ def test_a_missing_file_is_one_line(run: Any, tmp_path: Path) -> None:
     assert code == 2 and "none.ckpt" in said and "\n" not in said
 
 
+def test_a_read_only_folder_is_said_before_anything_is_measured(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != tmp_path)
+    code, shown, said = run("--formats", "torch", "--json", str(tmp_path / "n.json"))
+    assert code == 2 and said.endswith("n.json: its folder is read-only") and not shown
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [("none.onnx", None, "no file "), ("m.onnx", bytes(99), "not a readable ONNX file"), ("m.zip", b"", "no model")],
+    ids=["missing", "damaged", "unknown"],
+)
+def test_an_exported_file_that_cannot_be_read(
+    run: Any, trained_file: Path, tmp_path: Path, name: str, content: bytes | None, words: str
+) -> None:
+    """It was named, and is not left out as what cannot be exported is."""
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    code, shown, said = run("--formats", "torch", checkpoints=(trained_file, path))
+    assert code == 2 and words in said and name in said and "\n" not in said and not shown
+
+
+def test_an_exported_file_whose_package_is_missing_is_left_out(
+    run: Any, trained_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    path = tmp_path / "m.onnx"
+    path.touch()
+    code, said, _ = run("--formats", "torch", checkpoints=(trained_file, path))
+    assert code == 0 and said.startswith(f"skipped {path}: ") and "pip install" in said
+
+
+def test_a_file_is_measured_once(run: Any, trained_file: Path) -> None:
+    other = trained_file.parent / ".." / trained_file.parent.name / trained_file.name
+    code, shown, said = run(checkpoints=(trained_file, other))
+    assert code == 2 and said.endswith(f"--checkpoint names {other} twice: give each file once") and not shown
+
+
 def test_formats_and_names() -> None:
     assert parse_formats("torch, onnx,torch") == ["torch", "onnx"]
     assert {"torch", "onnx-int8", "openvino-int8", "onnx-fp16", "torch_export"} <= set(CHOICES)
     assert short_names([Path("a/best.ckpt"), Path("b/best.ckpt")]) == ["a/best.ckpt", "b/best.ckpt"]
-    with pytest.raises(UserError, match="twice"):
-        short_names([Path("a.onnx"), Path("a.onnx")])
 
 
 def test_a_figure_of_one_model_and_of_equal_ones() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ from PIL import Image
 from yolo_lite import load_model
 from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.deploy.detector import Detector, PredictOptions
+from yolo_lite.deploy.model_info import KEY
 from yolo_lite.deploy.prediction import Prediction
+from yolo_lite.deploy.runtimes import OpenVinoRuntime
 from yolo_lite.deploy.sources import Frame
 from yolo_lite.ops.postprocess import MAX_DETECTIONS, PREDICT_IOU, PREDICT_SCORE, detect, to_original
 from yolo_lite.training.module import DetectionModule
 from yolo_lite.utils.checkpoints import read_checkpoint
 from yolo_lite.utils.errors import UserError
+from yolo_lite.utils.signals import signal_stack
 
 Make = Callable[..., Detector]
 Draw = Callable[..., np.ndarray]
@@ -321,3 +325,32 @@ def test_what_is_no_xml_of_openvino_is_one_line(tmp_path: Path, capfd: pytest.Ca
         with pytest.raises(UserError, match=words):
             load_model(path)
     assert capfd.readouterr().err == ""
+
+
+def test_ctrl_c_after_models_of_openvino(colour_detector: Make, tmp_path: Path) -> None:
+    """OpenVINO leaves a stack for signals that is gone, which would end this process, and so is looked at first."""
+    openvino = pytest.importorskip("openvino", reason="openvino is not installed (requirements-export.txt)")
+    images = openvino.opset13.parameter([1, 3, 64, 64], np.float32)
+    model = openvino.Model([openvino.opset13.relu(images)], [images])
+    model.set_rt_info(colour_detector().info.to_json(), [KEY])
+    openvino.save_model(model, str(tmp_path / "m.xml"))
+    before = list(signal_stack() or [])
+    loaded = [OpenVinoRuntime(tmp_path / "m.xml") for _ in range(2)]
+    while loaded:
+        del loaded[0]
+        assert list(signal_stack() or []) == before
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("name", ["m.ckpt", "m.safetensors", "m.onnx", "m.torchscript", "m.pt2", "m.xml", "w.bin"])
+def test_a_file_without_permission_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Libraries said that it is not there, or damaged. (Root may read everything, so that chmod shows nothing.)"""
+    path = tmp_path / name
+    path.touch()
+    if path.suffix == ".bin":
+        pytest.importorskip("openvino", reason="openvino is not installed (requirements-export.txt)")
+        path.with_suffix(".xml").write_text('<?xml version="1.0"?>')
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != path)
+    with pytest.raises(UserError, match=rf"{name} may not be read by you: permission denied"):
+        load_model(path.with_suffix(".xml") if path.suffix == ".bin" else path)

@@ -19,7 +19,8 @@ import torch
 from tests.deploy.lively import NAMES, lively
 from yolo_lite import export, load_model
 from yolo_lite.deploy import exporting
-from yolo_lite.deploy.exporting import FORMATS, SUFFIXES, export_model
+from yolo_lite.deploy.exporting import FORMATS, SUFFIXES, export_model, writing
+from yolo_lite.deploy.formats import save_openvino
 from yolo_lite.deploy.loading import open_runtime
 from yolo_lite.deploy.model_info import KEY, ModelInfo, Suppression
 from yolo_lite.deploy.runtimes import TorchRuntime
@@ -254,3 +255,14 @@ def test_a_full_disk_is_one_line(kind: Any, tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(UserError, match=f"cannot write {path}: No space left"):
         export_model(model, wanted(info, "raw"), kind, path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk to write to is a thing of Linux")
+def test_a_full_disk_under_openvino_is_one_line(tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino", reason="openvino is not installed (requirements-export.txt)")
+    images = openvino.opset13.parameter([64], np.float32)
+    total = openvino.opset13.add(images, np.arange(64, dtype=np.float32))
+    (tmp_path / "m.bin").symlink_to("/dev/full")
+    path = tmp_path / "m.xml"
+    with pytest.raises(UserError, match=f"cannot write {path}: .*disk is full"), writing(path):
+        save_openvino(openvino.Model([total], [images]), path)

@@ -31,6 +31,7 @@ from yolo_lite.deploy.sensitivity import Damage, Extent, last_layers, measure_da
 from yolo_lite.deploy.verification import decoded
 from yolo_lite.quantise import main
 from yolo_lite.utils.errors import UserError
+from yolo_lite.utils.signals import signal_stack
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -73,7 +74,10 @@ def written(request: pytest.FixtureRequest, planted: Any, trained: Any, tmp_path
         pytest.importorskip("openvino")
         pytest.importorskip("nncf")
     path = tmp_path_factory.mktemp(kind) / ("model.onnx" if kind == "onnx" else "model.xml")
-    return kind, *planted, quantisation.quantise_model(*planted, kind, path, trained.data(), OPTIONS)
+    stack = list(signal_stack() or [])
+    result = quantisation.quantise_model(*planted, kind, path, trained.data(), OPTIONS)
+    assert list(signal_stack() or []) == stack, "the next signal would be a segmentation fault"
+    return kind, *planted, result
 
 
 def test_a_planted_layer_is_found_and_stays_in_float(written: Any) -> None:

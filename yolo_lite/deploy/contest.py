@@ -15,13 +15,13 @@ from yolo_lite.data.classes import check_classes
 from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.deploy.exporting import FORMATS, SUFFIXES, Format, export_model
 from yolo_lite.deploy.latency import Latency, added_memory, measure_latency
-from yolo_lite.deploy.loading import check_threads, load_weights, model_file, open_runtime
+from yolo_lite.deploy.loading import check_file, check_threads, load_weights, model_file, open_runtime
 from yolo_lite.deploy.model_info import ModelInfo, Precision
 from yolo_lite.deploy.quantisation import QUANTISERS, QuantiseOptions, Quantiser, quantise_model, size_of
 from yolo_lite.deploy.runtimes import Runtime
 from yolo_lite.deploy.scoring import score_runtime
 from yolo_lite.models.yolo import YOLO
-from yolo_lite.utils.errors import UserError
+from yolo_lite.utils.errors import MissingPackageError, UserError
 from yolo_lite.utils.profiling import count_parameters
 
 log = logging.getLogger(__name__)
@@ -180,11 +180,11 @@ class Contest:
         )
 
 
-def attempt(name: str, work: Callable[[], Any]) -> Any:
+def attempt(name: str, work: Callable[[], Any], hindrance: type[UserError] = UserError) -> Any:
     """What the work gives; None, and a line that says why, where it cannot be done."""
     try:
         return work()
-    except UserError as error:
+    except hindrance as error:
         log.info("skipped %s: %s", name, error)
         return None
 
@@ -225,13 +225,21 @@ def known_files(paths: Sequence[Path], image_size: int | None) -> dict[Path, Mod
     """What each file says of its model; one whose package is missing is said in a line, and left out.
 
     Raises:
-        UserError: a checkpoint cannot be read.
+        UserError: a file is named twice, is not there or cannot be read.
     """
+    places: set[Path] = set()
+    for path in paths:
+        place = model_file(path).resolve()
+        if path.suffix not in WEIGHTS:  # their reader says more
+            check_file(model_file(path))
+        if place in places:
+            raise UserError(f"--checkpoint names {path} twice: give each file once")
+        places.add(place)
     found: dict[Path, ModelInfo] = {}
     for path in paths:
         if path.suffix in WEIGHTS:
             found[path] = load_weights(path)[1].with_size(image_size)
-        elif runtime := attempt(str(path), partial(open_runtime, path, "cpu")):
+        elif runtime := attempt(str(path), partial(open_runtime, path, "cpu"), MissingPackageError):
             found[path] = runtime.info
     return found
 
@@ -305,5 +313,5 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     for depth in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["/".join(path.parts[-depth:]) for path in paths]
         if len(set(names)) == len(names):
-            return names
-    raise UserError("--checkpoint names a file twice: give each once")
+            break
+    return names

@@ -118,7 +118,22 @@ def write_openvino(model: YOLO, info: ModelInfo, path: Path) -> None:
     finally:
         middle.unlink(missing_ok=True)
     converted.set_rt_info(info.to_json(), [KEY])
-    openvino.save_model(converted, str(path), compress_to_fp16=info.precision == "fp16")
+    save_openvino(converted, path, info.precision == "fp16")
+
+
+def save_openvino(model: Any, path: Path, is_half: bool = False) -> None:
+    """Write OpenVINO's .xml and .bin.
+
+    Raises:
+        OSError: the system cannot write them, of which OpenVINO gives no reason.
+    """
+    openvino = needed("openvino", path)
+    try:
+        openvino.save_model(model, str(path), compress_to_fp16=is_half)
+    except RuntimeError as error:
+        if "iostream" not in str(error):
+            raise
+        raise OSError("OpenVINO's output failed, as it does where the disk is full") from error
 
 
 def write_torchscript(model: YOLO, info: ModelInfo, path: Path) -> None:

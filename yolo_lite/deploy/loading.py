@@ -25,6 +25,7 @@ from yolo_lite.deploy.runtimes import (
 from yolo_lite.models.yolo import YOLO, ModelSpec, build_model
 from yolo_lite.utils.checkpoints import MODEL_PREFIX, check_sums, read_checkpoint
 from yolo_lite.utils.errors import UserError
+from yolo_lite.utils.files import check_readable
 
 READABLE = (".ckpt", ".safetensors", ".onnx", ".xml (OpenVINO)", ".torchscript", ".pt2")
 # Of them, those whose weights nobody can take out again.
@@ -40,6 +41,7 @@ def load_weights(path: Path) -> tuple[YOLO, ModelInfo]:
     """
     if path.suffix.lower() in EXPORTED and path.is_file():
         raise UserError(f"{path} is an exported model: give the .ckpt or .safetensors file that it was made from")
+    check_readable(path)
     # The weights that are overwritten are drawn first: nobody else's random numbers are to change by it.
     with torch.random.fork_rng(devices=[]):
         if path.suffix == ".safetensors":
@@ -144,10 +146,11 @@ def model_file(path: Path) -> Path:
 
 def check_file(path: Path) -> None:
     """Raises:
-    UserError: it is not there, or a folder.
+    UserError: it is not there, a folder, or may not be read.
     """
     if not path.is_file():
         raise UserError(f"{path} is a folder: give a file" if path.is_dir() else f"no file {path}")
+    check_readable(path)
 
 
 def check_threads(threads: int | None) -> None:

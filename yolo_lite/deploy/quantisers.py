@@ -12,12 +12,15 @@ from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from torch import Tensor
 
+from yolo_lite.deploy.formats import save_openvino
 from yolo_lite.deploy.model_info import KEY, ModelInfo
 from yolo_lite.deploy.runtimes import as_floats, needed, quiet
+from yolo_lite.utils.signals import keeping_signal_stack
 
 # That ONNX Runtime computes in int8: between two convolutions none needs a way back to float.
 ONNX_OPERATIONS = (
@@ -155,7 +158,9 @@ def quantise_openvino(
     model = openvino.Core().read_model(source)
     operations = model.get_ordered_ops()
     overflow = nncf.OverflowFix.ENABLE if bits < 8 else nncf.OverflowFix.DISABLE
-    with silent(), redirect_stdout(StringIO()):  # it draws bars
+    compile_model = keeping_signal_stack()(openvino.Core.compile_model)  # which NNCF calls, with cores of its own
+    # it draws bars
+    with silent(), redirect_stdout(StringIO()), patch.object(openvino.Core, "compile_model", compile_model):
         quantised = nncf.quantize(
             model,
             nncf.Dataset(list(batches(images, info.batch or 1))),
@@ -165,7 +170,7 @@ def quantise_openvino(
             advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=overflow),
         )
     quantised.set_rt_info(info.to_json(), [KEY])
-    openvino.save_model(quantised, str(target), compress_to_fp16=False)
+    save_openvino(quantised, target)
 
 
 def float_operations(operations: list[Any], kept: Collection[str], last: Collection[str]) -> set[str]:

@@ -25,7 +25,9 @@ from yolo_lite.deploy.program_files import check_program
 from yolo_lite.models.fuse import fuse_model
 from yolo_lite.models.yolo import YOLO
 from yolo_lite.ops.postprocess import Candidates, Detections, find_candidates, select_detections
-from yolo_lite.utils.errors import UserError
+from yolo_lite.utils.errors import MissingPackageError, UserError
+from yolo_lite.utils.files import check_readable
+from yolo_lite.utils.signals import keeping_signal_stack
 
 
 class Runtime(ABC):
@@ -213,7 +215,8 @@ class OpenVinoRuntime(Runtime):
             options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
             if threads is not None:
                 options["INFERENCE_NUM_THREADS"] = str(threads)
-            self.model = core.compile_model(model, "CPU", options)
+            with keeping_signal_stack():
+                self.model = core.compile_model(model, "CPU", options)
         except RuntimeError as error:
             raise unreadable(path, "OpenVINO model", error) from None
 
@@ -237,6 +240,7 @@ def check_xml(path: Path) -> None:
         raise UserError(f"{path} is not a readable OpenVINO model: it does not begin as XML")
     if not path.with_suffix(".bin").is_file():
         raise UserError(f"no file {path.with_suffix('.bin')}: the weights of {path.name} lie there")
+    check_readable(path.with_suffix(".bin"))
 
 
 def as_floats(images: Tensor) -> np.ndarray:
@@ -260,7 +264,7 @@ def needed(package: str, what: Any) -> Any:
     """A package that only some formats need.
 
     Raises:
-        UserError: it is not installed.
+        MissingPackageError: it is not installed.
     """
     # OpenVINO and NNCF tell Intel that and how they are used, without asking; without this package they do not.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -270,7 +274,7 @@ def needed(package: str, what: Any) -> Any:
         name = package.partition(".")[0]
         if error.name is None or error.name.partition(".")[0] != name:
             raise
-        raise UserError(f"{what} needs {name}: pip install -r requirements-export.txt") from None
+        raise MissingPackageError(f"{what} needs {name}: pip install -r requirements-export.txt") from None
 
 
 @contextmanager

@@ -17,6 +17,10 @@ class UserError(Exception):
     label = "error: "
 
 
+class MissingPackageError(UserError):
+    """What was asked for needs a package that is not installed."""
+
+
 class NonFiniteLossError(UserError):
     """The loss became NaN or infinite; training stopped with a checkpoint."""
 

@@ -30,6 +30,8 @@ def check_target(option: str, name: str | None) -> Path | None:
         raise UserError(f"no folder {path.resolve().parent} to write {option} {path} to")
     if path.is_dir():
         raise UserError(f"{option} {path} is a folder: give the name of a file")
+    if not os.access(path.resolve().parent, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {option} {path}: its folder is read-only")
     return path
 
 
@@ -59,6 +61,16 @@ def check_folder(what: str, folder: Path, instead: str) -> None:
         raise UserError(f"cannot write {what} to {folder}: {place} is a file, give a folder")
     if not os.access(place, os.W_OK | os.X_OK):
         raise UserError(f"cannot write {what} to {folder}: {place} is read-only, {instead}")
+
+
+def check_readable(path: Path) -> None:
+    """Libraries say of a file that may not be read that there is none, or that it is damaged.
+
+    Raises:
+        UserError: it is there and may not be read.
+    """
+    if path.exists() and not os.access(path, os.R_OK):
+        raise UserError(f"{path} may not be read by you: permission denied, see chmod")
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,3 +39,33 @@ def raising_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def signal_stack(content: Any = None) -> Any:
+    """The stack that this thread's signal handlers run on, as the system notes it (`stack_t`, which differs between
+    systems); None: another system than Linux.
+
+    Args:
+        content: a stack to set; None: only look.
+    """
+    if sys.platform != "linux":
+        return None
+    found = (ctypes.c_uint64 * 8)()  # stack_t takes three
+    ctypes.CDLL(None).sigaltstack(content, found)
+    return found
+
+
+@contextmanager
+def keeping_signal_stack() -> Iterator[None]:
+    """Afterwards, signals are handled on the same stack as before.
+
+    Each `openvino.Core` that compiles for the CPU sets a stack of its own for the signals of the thread, and when it is
+    freed, it puts back the one that it found. Of two such cores the first is freed, then the second: its stack is the
+    first one's, which is gone, and the next signal, Ctrl-C too, is a segmentation fault (sigaltstack in OpenVINO's
+    intel_cpu plugin, as of 2026.4). A core whose stack is not the current one puts nothing back.
+    """
+    before = signal_stack()
+    try:
+        yield
+    finally:
+        signal_stack(before)
