@@ -41,7 +41,9 @@ from yolo_lite.utils.runs import BEST_NAME, CHECKPOINTS, occupied, run_folders
 
 log = logging.getLogger("yolo_lite.lab")  # shown as the others are
 
-KEYS = {"name", "config", "data", "settings", "weights", "teacher"}
+KEYS = {"name", "config", "data", "settings", "weights", "teacher", "pruned"}
+PRUNED_NAME = "pruned.ckpt"
+WIDTH = "model.width"  # setting of a pruned run: how much is left
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Run:
         seed: of order, augmentation and initial weights.
         settings: options of train.py and their values.
         weights, teacher: runs of the plan with the same seed whose best checkpoint it starts from or learns from.
+        pruned: another one whose best checkpoint it starts from, after it was pruned to this run's `model.width`.
     """
 
     plan: str
@@ -66,6 +69,7 @@ class Run:
     settings: dict[str, Any] = field(default_factory=dict)
     weights: str | None = None
     teacher: str | None = None
+    pruned: str | None = None
 
     @property
     def folder_name(self) -> str:
@@ -74,7 +78,7 @@ class Run:
     @property
     def sources(self) -> dict[str, str]:
         """The runs whose checkpoints it needs, by the option of train.py that takes them."""
-        named = {"--weights": self.weights, "--model.teacher": self.teacher}
+        named = {"--weights": self.weights or self.pruned, "--model.teacher": self.teacher}
         return {option: name for option, name in named.items() if name is not None}
 
 
@@ -115,6 +119,9 @@ class Plan:
         except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is no plan: {' '.join(str(error).split())}") from None
         plan = Plan(path.stem, runs)
+        for run in runs:
+            if run.pruned is not None and (run.weights is not None or WIDTH not in run.settings):
+                raise UserError(f"{path}: run {run.name} is pruned: give it {WIDTH} and no weights")
         names = [run.folder_name for run in runs]
         if twice := {name for name in names if names.count(name) > 1}:
             raise UserError(f"{path}: {sorted(twice)[0]} is there twice: give each run a name of its own")
@@ -180,14 +187,32 @@ class Laboratory:
         """What a reader types to train it."""
         options = ["python", "train.py", *self.options(run), "--data.root", f"DATA/{run.data}"]
         for option, other in run.sources.items():
-            options += [option, f"{other}/{BEST_NAME}"]
-        return shlex.join(options)
+            is_pruned = run.pruned is not None and option == "--weights"
+            options += [option, PRUNED_NAME if is_pruned else f"{other}/{BEST_NAME}"]
+        before = []
+        if run.pruned is not None:
+            prune = ["python", "-m", "benchmarks.prune", f"{run.pruned}/{BEST_NAME}"]
+            before = [shlex.join([*prune, "--width", str(run.settings[WIDTH]), "--out", PRUNED_NAME])]
+        return " && ".join([*before, shlex.join(options)])
+
+    def start(self, run: Run, option: str, name: str) -> Path:
+        """The checkpoint that an option of a run takes, made from that of the run of a name where it is pruned."""
+        best = self.best(self.plan.source(name, run))
+        if run.pruned is None or option != "--weights":
+            return best
+        path = self.home / f"{run.folder_name}-{PRUNED_NAME}"
+        if not path.is_file():
+            from benchmarks.prune import prune_file  # torch-pruning is needed here alone
+
+            path.parent.mkdir(parents=True, exist_ok=True)
+            prune_file(best, run.settings[WIDTH], path)
+        return path
 
     def train(self, run: Run) -> None:
         """Train, or go on with it."""
         options = [*self.options(run), "--data.root", str(self.data_root / run.data), "--ckpt_path", "last"]
         for option, other in run.sources.items():
-            options += [option, str(self.best(self.plan.source(other, run)))]
+            options += [option, str(self.start(run, option, other))]
         begun = time.monotonic()
         try:
             call("train.py", [*options, "--runs_dir", str(self.home), "--name", run.folder_name])

@@ -86,6 +86,29 @@ def test_a_plan_is_worked_through_once(plan: list[str], tmp_path: Path, monkeypa
     assert "2 of 2 runs have a result" in capsys.readouterr().out
 
 
+def test_a_pruned_run_starts_from_what_is_left(plan: list[str], tmp_path: Path, monkeypatch: Any) -> None:
+    """Of the other run's best checkpoint, in the width of its own; the file is made once."""
+    pytest.importorskip("torch_pruning", reason="torch-pruning is not installed (requirements-dev.txt)")
+    text = (tmp_path / "tiny.yaml").read_text()
+    pruned = text.replace("weights: first, teacher: first", "pruned: first").replace("block: cspc", "width: 0.16")
+    (tmp_path / "tiny.yaml").write_text(pruned)
+    given: list[list[str]] = []
+
+    def in_this_process(script: str, options: Sequence[str]) -> None:
+        given.append(list(options))
+        assert (train_script.main if script == "train.py" else eval_script.main)(list(options)) == 0
+
+    monkeypatch.setattr(lab, "call", in_this_process)
+    assert lab.main(plan) == 0
+    _, second = read_results(tmp_path / "results" / "tiny")
+    home = tmp_path / "runs" / "tiny"
+    assert given[2][given[2].index("--weights") + 1] == str(home / "second-boxes-seed3-pruned.ckpt")
+    assert second.parameters == 1_528_046
+    prune, train = second.command.split(" && ")
+    assert prune == "python -m benchmarks.prune first/best.ckpt --width 0.16 --out pruned.ckpt"
+    assert "--model.width 0.16" in train and train.endswith("--weights pruned.ckpt")
+
+
 def test_a_script_that_fails_ends_the_plan(plan: list[str], tmp_path: Path, capsys: Any) -> None:
     text = (tmp_path / "tiny.yaml").read_text().replace("data: boxes", "data: elsewhere")
     (tmp_path / "tiny.yaml").write_text(text)
@@ -99,6 +122,7 @@ def test_a_script_that_fails_ends_the_plan(plan: list[str], tmp_path: Path, caps
         ("weights: first", "weights: third", "no run third comes before"),
         ("name: second", "name: first", "first-boxes-seed3 is there twice"),
         ("teacher: first", "techer: first", "unknown techer"),
+        ("weights: first", "pruned: first", "run second is pruned: give it model.width"),
         ("runs:", "walks:", "is no plan"),
         ("runs:", "runs: [", "is no plan"),
     ],
