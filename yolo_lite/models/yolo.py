@@ -134,6 +134,7 @@ for _scale, _spec in SCALES.items():
 for _scale in ("n", "s", "m"):
     VARIANTS[f"yolov8{_scale}-edge"] = dataclasses.replace(
         SCALES[_scale],
+        depth=SCALES[_scale].depth / 2,
         max_channels=768,
         block=("none", "c2f", "mixer", "mixer"),
         downsample=("conv", "conv", "adown", "adown"),
