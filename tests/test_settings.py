@@ -43,8 +43,8 @@ SCHEDULE = {
     "nominal_batch": 32,
 }
 OTHERS = {"image_size": 96, "neck_init": "default"}
-# In tests/training/test_freezing.py and test_distillation.py.
-ELSEWHERE = {"freeze", "teacher", "distill_weight", "teacher_cache"}
+# In tests/training: test_freezing.py, test_distillation.py, test_norm_statistics.py.
+ELSEWHERE = {"freeze", "teacher", "distill_weight", "teacher_cache", "norm_momentum"}
 
 
 def build(**settings: Any) -> DetectionModule:

@@ -67,24 +67,6 @@ def test_validation_changes_no_tensor(data: DetectionDataModule, tmp_path: Path,
     assert watcher.compared == 2
 
 
-def test_average_follows_a_calculation_by_hand() -> None:
-    torch.manual_seed(0)
-    layer = torch.nn.Linear(3, 2)
-    ema = WeightEMA(decay=0.9, ramp=20)
-    ema._average = {name: value.detach().clone() for name, value in layer.state_dict().items()}
-    expected = {name: value.double() for name, value in ema._average.items()}
-    for step in range(1, 501):
-        with torch.no_grad():
-            for parameter in layer.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.1)
-        ema.updates += 1
-        ema.update(layer.state_dict())
-        decay = 0.9 * (1 - torch.exp(torch.tensor(-step / 20, dtype=torch.float64)))
-        expected = {name: decay * v + (1 - decay) * layer.state_dict()[name].double() for name, v in expected.items()}
-    for name, value in ema._average.items():
-        torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-5)
-
-
 def test_non_finite_loss_names_images_and_saves(data: DetectionDataModule, tmp_path: Path) -> None:
     class Poison(L.Callback):
         def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:

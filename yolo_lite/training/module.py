@@ -34,6 +34,7 @@ from yolo_lite.ops.postprocess import EVAL_IOU, EVAL_SCORE, MAX_DETECTIONS, Dete
 from yolo_lite.training.distillation import Distillation, Teacher
 from yolo_lite.training.freezing import Freeze, freeze_parts, frozen_names, keep_statistics
 from yolo_lite.training.metrics import CocoMetric
+from yolo_lite.training.norm_statistics import default_norm_momentum, set_norm_momentum
 from yolo_lite.training.optim import (
     OptimizerName,
     Schedule,
@@ -77,6 +78,7 @@ class DetectionModule(L.LightningModule):
         momentum: of SGD.
         weight_decay: on convolution weights, at the nominal batch.
         nominal_batch: gradients are accumulated until about so many images contributed to a step.
+        norm_momentum: share of a batch in BatchNorm's running statistics; None: 0.1 below 10,000 steps, 0.03 above.
         box_gain: weight of the CIoU loss.
         class_gain: weight of the classification loss.
         dfl_gain: weight of the distribution focal loss.
@@ -113,6 +115,7 @@ class DetectionModule(L.LightningModule):
         momentum: float = 0.937,
         weight_decay: float = 5e-4,
         nominal_batch: int = 64,
+        norm_momentum: float | None = None,
         box_gain: float = 7.5,
         class_gain: float = 0.5,
         dfl_gain: float = 1.5,
@@ -134,6 +137,8 @@ class DetectionModule(L.LightningModule):
                 raise UserError(f"model.{name}={value}: give a number of at least 0")
         if nominal_batch < 1 or assign_top_k < 1:
             raise UserError(f"model.nominal_batch={nominal_batch}, assign_top_k={assign_top_k}: give at least 1")
+        if norm_momentum is not None and not 0 < norm_momentum <= 1:
+            raise UserError(f"model.norm_momentum={norm_momentum}: give a share above 0 and up to 1")
         if teacher_cache and not teacher:
             raise UserError(f"model.teacher_cache={teacher_cache} without model.teacher: there is nobody to remember")
         self.save_hyperparameters()
@@ -273,6 +278,8 @@ class DetectionModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         p: Any = self.hparams
         total_steps = self.trainer.estimated_stepping_batches
+        momentum = default_norm_momentum(total_steps) if p.norm_momentum is None else p.norm_momentum
+        set_norm_momentum(self.model, momentum)
         name = choose_optimizer(p.optimizer, total_steps)
         lr = default_lr(name) if p.lr is None else p.lr
         images = self.images_per_step()
