@@ -1,4 +1,4 @@
-"""The laboratory: train and score every run of a plan, by the ordinary train.py and eval.py, one after the other.
+"""The laboratory: make every run of a plan by the ordinary train.py, eval.py and quantise, one after the other.
 
     python -m benchmarks.lab run configs/lab/transfer.yaml --data_root FOLDER
     python -m benchmarks.lab time configs/lab/transfer.yaml
@@ -18,13 +18,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from benchmarks.lab_latency import LATENCY_NAME, measure_costs, read_costs, structure, write_costs
+from benchmarks.lab_plan import WIDTH, Plan, Run
 from benchmarks.lab_results import (
     REPOSITORY,
     RESULTS,
@@ -32,6 +32,7 @@ from benchmarks.lab_results import (
     current_commit,
     describe_machine,
     read_curve,
+    read_result,
     read_results,
 )
 from benchmarks.lab_tables import write_pages
@@ -41,105 +42,8 @@ from yolo_lite.utils.runs import BEST_NAME, CHECKPOINTS, occupied, run_folders
 
 log = logging.getLogger("yolo_lite.lab")  # shown as the others are
 
-KEYS = {"name", "config", "data", "settings", "weights", "teacher", "pruned"}
 PRUNED_NAME = "pruned.ckpt"
-WIDTH = "model.width"  # setting of a pruned run: how much is left
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training.
-
-    Attributes:
-        plan: name of its plan.
-        name: of the run, unique in the plan for each data set.
-        config: file of the model's settings, from the repository's root.
-        data: name of the data set.
-        seed: of order, augmentation and initial weights.
-        settings: options of train.py and their values.
-        weights, teacher: runs of the plan with the same seed whose best checkpoint it starts from or learns from.
-        pruned: another one whose best checkpoint it starts from, after it was pruned to this run's `model.width`.
-    """
-
-    plan: str
-    name: str
-    config: str
-    data: str
-    seed: int
-    settings: dict[str, Any] = field(default_factory=dict)
-    weights: str | None = None
-    teacher: str | None = None
-    pruned: str | None = None
-
-    @property
-    def folder_name(self) -> str:
-        return f"{self.name}-{self.data}-seed{self.seed}"
-
-    @property
-    def sources(self) -> dict[str, str]:
-        """The runs whose checkpoints it needs, by the option of train.py that takes them."""
-        named = {"--weights": self.weights or self.pruned, "--model.teacher": self.teacher}
-        return {option: name for option, name in named.items() if name is not None}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Runs that belong together."""
-
-    name: str
-    runs: list[Run]
-
-    @staticmethod
-    def read(path: Path) -> Plan:
-        """From YAML: `settings` and `seeds` of all, and a list of `runs`; `data` maps sets to settings of their own.
-
-        A run names its set, or several, or none: then it is made with all of `data`. The settings of a run come before
-        those of a set, and those before the settings of all.
-
-        Raises:
-            UserError: it is not there, or holds something else.
-        """
-        try:
-            content = yaml.safe_load(path.read_text())
-            shared, seeds, entries = content.get("settings") or {}, content.get("seeds") or [0], content["runs"]
-            sets = content.get("data") or {}
-            for entry in entries:
-                if unknown := entry.keys() - KEYS:
-                    raise UserError(
-                        f"{path}: unknown {', '.join(sorted(unknown))}: there are {', '.join(sorted(KEYS))}"
-                    )
-            runs = [
-                Run(path.stem, seed=seed, **{**entry, "data": data, "settings": merged(shared, sets.get(data), entry)})
-                for seed in seeds
-                for entry in entries
-                for data in named_sets(entry, sets)
-            ]
-        except OSError as error:
-            raise UserError(f"cannot read the plan {path}: {error.strerror}") from None
-        except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is no plan: {' '.join(str(error).split())}") from None
-        plan = Plan(path.stem, runs)
-        for run in runs:
-            if run.pruned is not None and (run.weights is not None or WIDTH not in run.settings):
-                raise UserError(f"{path}: run {run.name} is pruned: give it {WIDTH} and no weights")
-        names = [run.folder_name for run in runs]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise UserError(f"{path}: {sorted(twice)[0]} is there twice: give each run a name of its own")
-        for number, run in enumerate(runs):
-            for other in run.sources.values():
-                plan.source(other, run, number)
-        return plan
-
-    def source(self, name: str, needed_by: Run, before: int | None = None) -> Run:
-        """The run of a name that another one starts from: of the same seed, and of the same data where there is one.
-
-        Raises:
-            UserError: there is none before it.
-        """
-        found = [run for run in self.runs[:before] if (run.name, run.seed) == (name, needed_by.seed)]
-        if not found:
-            raise UserError(f"plan {self.name}: no run {name} comes before the run that needs it")
-        return next((run for run in found if run.data == needed_by.data), found[0])
+QUANTISE = ("-m", "yolo_lite.quantise")
 
 
 class Laboratory:
@@ -215,7 +119,7 @@ class Laboratory:
             options += [option, str(self.start(run, option, other))]
         begun = time.monotonic()
         try:
-            call("train.py", [*options, "--runs_dir", str(self.home), "--name", run.folder_name])
+            call(["train.py"], [*options, "--runs_dir", str(self.home), "--name", run.folder_name])
         finally:
             self.add_minutes(run, (time.monotonic() - begun) / 60)
 
@@ -227,11 +131,45 @@ class Laboratory:
             path.write_text(f"{total:.3f}\n")
         return total
 
+    def quantise(self, run: Run, commit: str) -> Result:
+        """Write another run's best checkpoint in int8, whatever that loses, and gather what came of it."""
+        assert run.quantised is not None
+        source = self.plan.source(run.quantised, run)
+        trained = read_result(self.result_path(source))
+        self.home.mkdir(parents=True, exist_ok=True)
+        target = self.home / f"{run.folder_name}.onnx"
+        limits = ["--max_loss", "1", "--max_size", "1"]
+        given = ["--checkpoint", str(self.best(source)), "--data.root", str(self.data_root / run.data), *limits]
+        begun = time.monotonic()
+        numbers_file = target.with_suffix(".json")
+        call(QUANTISE, [*given, "--out", str(target), "--overwrite", "true", "--json", str(numbers_file)])
+        numbers = json.loads(numbers_file.read_text())
+        plain, int8 = numbers["float32"], numbers["int8"]
+        shown = ["--checkpoint", f"{run.quantised}/{BEST_NAME}", "--data.root", f"DATA/{run.data}", *limits]
+        return Result(
+            plan=self.plan.name,
+            name=run.name,
+            data=run.data,
+            seed=run.seed,
+            command=shlex.join(["python", *QUANTISE, *shown]),
+            commit=commit,
+            machine=describe_machine(),
+            parameters=trained.parameters,
+            gflops=trained.gflops,
+            minutes=round((time.monotonic() - begun) / 60, 1),
+            map_50_95=round(int8["map_50_95"], 5),
+            map_50=round(int8["map_50"], 5),
+            int8={
+                "megabytes": round(int8["bytes"] / 1e6, 3),
+                "latency_ratio": round(int8["latency_ms"] / plain["latency_ms"], 3),
+            },
+        )
+
     def score(self, run: Run) -> dict[str, Any]:
         """By eval.py, on the validation images."""
         target = self.home / run.folder_name / "scores.json"
         given = ["--checkpoint", str(self.best(run)), "--data.root", str(self.data_root / run.data)]
-        call("eval.py", [*given, "--split", "val", "--report", "none", "--json", str(target)])
+        call(["eval.py"], [*given, "--split", "val", "--report", "none", "--json", str(target)])
         return json.loads(target.read_text())
 
     def result(self, run: Run, commit: str) -> Result:
@@ -274,33 +212,23 @@ class Laboratory:
                 left = f", about {clock(spent / number * (len(open_runs) - number))} left" if number else ""
                 log.info("run %d of %d: %s%s", number + 1, len(open_runs), run.folder_name, left)
                 commit = current_commit()
-                self.train(run)
-                result = self.result(run, commit)
+                if run.quantised is not None:
+                    result = self.quantise(run, commit)
+                else:
+                    self.train(run)
+                    result = self.result(run, commit)
                 result.write(self.result_path(run))
                 log.info("%s: mAP50-95 %.4f; %s", run.folder_name, result.map_50_95, self.result_path(run))
 
 
-def named_sets(entry: dict[str, Any], sets: dict[str, Any]) -> list[str]:
-    """The data sets of a run: its own `data`, a name or several, or all that the plan has."""
-    data = entry.get("data", list(sets))
-    if not data:
-        raise TypeError(f"run {entry.get('name')} has no data")
-    return [data] if isinstance(data, str) else list(data)
-
-
-def merged(shared: dict[str, Any], of_data: dict[str, Any] | None, entry: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a run: its own before those of its data set, and those before the ones of all."""
-    return {**shared, **(of_data or {}), **(entry.get("settings") or {})}
-
-
-def call(script: str, options: Sequence[str]) -> None:
-    """Run train.py or eval.py in a process of its own, as a user would.
+def call(program: Sequence[str], options: Sequence[str]) -> None:
+    """Run a script or a module of the repository in a process of its own, as a user would.
 
     Raises:
         StoppedError: it was stopped by a signal.
         UserError: it failed; it has said why.
     """
-    process = subprocess.Popen([sys.executable, str(REPOSITORY / script), *options], cwd=REPOSITORY)
+    process = subprocess.Popen([sys.executable, *program, *options], cwd=REPOSITORY)
     while True:
         try:
             code = process.wait()
@@ -308,9 +236,9 @@ def call(script: str, options: Sequence[str]) -> None:
         except KeyboardInterrupt:  # the terminal sends it to both: let it save
             continue
     if code > EXIT_SIGNAL:
-        raise StoppedError(f"in {script}; the same command goes on from here", code - EXIT_SIGNAL)
+        raise StoppedError(f"in {' '.join(program)}; the same command goes on from here", code - EXIT_SIGNAL)
     if code:
-        raise UserError(f"{script} ended with {code}: {shlex.join(options)}")
+        raise UserError(f"{' '.join(program)} ended with {code}: {shlex.join(options)}")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -37,16 +37,19 @@ class Cost:
     Attributes:
         parameters: exact.
         gflops: 2 x multiply-accumulate, convolutions only.
+        onnx_mb: megabytes of its ONNX file.
         onnx_ms, torch_ms: median latency, raw maps, BatchNorm folded.
         onnx_ratio, torch_ratio: to `BASELINE`, measured in the same rounds: the median of the rounds' ratios.
+            torch_ratio is None where PyTorch does not run it.
     """
 
     parameters: int
     gflops: float
+    onnx_mb: float
     onnx_ms: float
-    torch_ms: float
+    torch_ms: float | None
     onnx_ratio: float
-    torch_ratio: float
+    torch_ratio: float | None
 
 
 def structure(config: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,10 +74,12 @@ def measure_costs(structures: Mapping[str, dict[str, Any]], threads: int, rounds
     models = {key: build_model(num_classes=NUM_CLASSES, **json.loads(key)) for key in (baseline, *keys.values())}
     with tempfile.TemporaryDirectory(prefix="yolo-lite-lab-") as folder:
         runtimes: dict[str, Runtime] = {}
+        sizes: dict[str, int] = {}
         for number, (key, model) in enumerate(models.items()):
             path = Path(folder) / f"{number}.onnx"
             info = fixed_info(model, key)
             WRITERS["onnx"](model, info, path)
+            sizes[key] = path.stat().st_size
             runtimes[f"onnx {key}"] = OnnxRuntime(path, threads=threads)
             runtimes[f"torch {key}"] = TorchRuntime(model, info)
         images = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
@@ -88,6 +93,7 @@ def measure_costs(structures: Mapping[str, dict[str, Any]], threads: int, rounds
         return Cost(
             parameters=count_parameters(models[key]),
             gflops=round(count_gflops(models[key], IMAGE_SIZE), 3),
+            onnx_mb=round(sizes[key] / 1e6, 3),
             onnx_ms=round(1000 * latencies[f"onnx {key}"].median, 1),
             torch_ms=round(1000 * latencies[f"torch {key}"].median, 1),
             onnx_ratio=ratio(key, "onnx"),

@@ -6,7 +6,7 @@ import csv
 import json
 import platform
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -37,8 +37,9 @@ class Result:
         parameters, gflops: at the image size of the run.
         minutes: of training, whatever else the machine did.
         map_50_95, map_50: of the best checkpoint, by eval.py.
-        last_map_50_95: after the last epoch.
+        last_map_50_95: after the last epoch; None: nothing was trained.
         curve: one row an epoch, by name.
+        int8: of a model in int8: megabytes of its ONNX file, and its latency as a share of the float32 file's.
     """
 
     plan: str
@@ -53,12 +54,15 @@ class Result:
     minutes: float
     map_50_95: float
     map_50: float
-    last_map_50_95: float
-    curve: dict[str, list[float]]
+    last_map_50_95: float | None = None
+    curve: dict[str, list[float]] = field(default_factory=dict)
+    int8: dict[str, float] | None = None
 
     def write(self, path: Path) -> None:
         """Whole or not at all; numbers of a list on one line."""
         content = {**asdict(self), "curve": {name: json.dumps(values) for name, values in self.curve.items()}}
+        if self.int8 is None:
+            del content["int8"]
         text = json.dumps(content, indent=1).replace('"[', "[").replace(']"', "]")
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
@@ -71,13 +75,19 @@ def read_results(folder: Path) -> list[Result]:
     Raises:
         UserError: a file is not one of ours.
     """
-    found = []
-    for path in sorted(folder.glob("*-seed*.json")):
-        try:
-            found.append(Result(**json.loads(path.read_text())))
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{path} is no result of the laboratory: {error}") from None
-    return found
+    return [read_result(path) for path in sorted(folder.glob("*-seed*.json"))]
+
+
+def read_result(path: Path) -> Result:
+    """One file.
+
+    Raises:
+        UserError: it is not one of ours.
+    """
+    try:
+        return Result(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is no result of the laboratory: {error}") from None
 
 
 def read_curve(run: Path) -> dict[str, list[float]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 
 from benchmarks.lab_latency import Cost
 from benchmarks.lab_results import Result
@@ -17,10 +18,23 @@ FRONTIER_NAME = "frontier.png"
 # Of the frontier's panels: what is paid, and where it is in a `Cost`.
 PRICES: tuple[tuple[str, Callable[[Cost], float]], ...] = (
     ("parameters, millions", lambda cost: cost.parameters / 1e6),
+    ("ONNX file, MB", lambda cost: cost.onnx_mb),
     ("GFLOPs", lambda cost: cost.gflops),
     ("latency in ONNX Runtime, share of yolov8n's", lambda cost: cost.onnx_ratio),
 )
-HEADER = ("run", "data", "parameters", "GFLOPs", "mAP50-95", "mAP50", "last", "after a third", "seeds", "minutes")
+HEADER = (
+    "run",
+    "data",
+    "parameters",
+    "GFLOPs",
+    "mAP50-95",
+    "mAP50",
+    "last",
+    "after a third",
+    "seeds",
+    "images/s",
+    "minutes",
+)
 
 
 def group(results: Sequence[Result], order: Sequence[str]) -> list[list[Result]]:
@@ -29,16 +43,42 @@ def group(results: Sequence[Result], order: Sequence[str]) -> list[list[Result]]
     return [sorted((r for r in results if (r.name, r.data) == key), key=lambda r: r.seed) for key in keys]
 
 
-def score(values: Sequence[float]) -> str:
-    """The mean, and the range where there are several."""
-    text = f"{fmean(values):.3f}"
-    return text if len(values) == 1 else f"{text} ({min(values):.3f} to {max(values):.3f})"
+def score(values: Sequence[float | None]) -> str:
+    """The mean, and the range where there are several; nothing where one has none."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return ""
+    text = f"{fmean(known):.3f}"
+    return text if len(known) == 1 else f"{text} ({min(known):.3f} to {max(known):.3f})"
 
 
-def after_a_third(result: Result) -> float:
+def after_a_third(result: Result) -> float | None:
     """mAP50-95 after a third of the epochs: how early it learns."""
-    values = result.curve["map_50_95"]
-    return values[max(0, len(values) // 3 - 1)]
+    values = result.curve.get("map_50_95")
+    return values[max(0, len(values) // 3 - 1)] if values else None
+
+
+def images_per_second(result: Result) -> float | None:
+    """Of its median epoch, whatever else the machine did."""
+    values = result.curve.get("images_per_second")
+    return median(values) if values else None
+
+
+def as_deployed(costs: Mapping[str, Cost], results: Sequence[Result]) -> dict[str, Cost]:
+    """The costs, with those of int8 files where that is what a run made."""
+    found = dict(costs)
+    for name in {result.name for result in results if result.int8 is not None} & costs.keys():
+        files = [result.int8 for result in results if result.name == name and result.int8 is not None]
+        share = fmean(file["latency_ratio"] for file in files)
+        found[name] = replace(
+            costs[name],
+            onnx_mb=fmean(file["megabytes"] for file in files),
+            onnx_ms=costs[name].onnx_ms * share,
+            onnx_ratio=costs[name].onnx_ratio * share,
+            torch_ms=None,
+            torch_ratio=None,
+        )
+    return found
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
@@ -58,15 +98,22 @@ def means(results: Sequence[Result], order: Sequence[str]) -> dict[str, dict[str
 def summary(results: Sequence[Result], order: Sequence[str], costs: Mapping[str, Cost]) -> str:
     """In Markdown: a row for each run, what it costs and mAP50-95 on each data set; means of complete rows only."""
     sets = sorted({result.data for result in results})
-    rows = [("run", "parameters", "GFLOPs", "ONNX Runtime", "torch", *sets, "mean")]
+    is_mean_shown = len(sets) > 1
+    rows = [("run", "parameters", "MB", "GFLOPs", "ONNX Runtime", "torch", *sets, *(["mean"] if is_mean_shown else []))]
     for name, scores in means(results, order).items():
-        cost = costs.get(name)
-        facts = [f"{cost.parameters:,}", f"{cost.gflops:.2f}"] if cost else ["", ""]
-        facts += [f"{cost.onnx_ratio:.2f}", f"{cost.torch_ratio:.2f}"] if cost else ["", ""]
-        cells = [f"{scores[data]:.3f}" if data in scores else "" for data in sets]
-        mean = f"{fmean(scores.values()):.3f}" if len(scores) == len(sets) else ""
-        rows.append((name, *facts, *cells, mean))
+        cells = describe_cost(costs.get(name)) + [f"{scores[data]:.3f}" if data in scores else "" for data in sets]
+        if is_mean_shown:
+            cells.append(f"{fmean(scores.values()):.3f}" if len(scores) == len(sets) else "")
+        rows.append((name, *cells))
     return markdown(rows)
+
+
+def describe_cost(cost: Cost | None) -> list[str]:
+    """Cells of the summary."""
+    if cost is None:
+        return [""] * 5
+    torch_ratio = "" if cost.torch_ratio is None else f"{cost.torch_ratio:.2f}"
+    return [f"{cost.parameters:,}", f"{cost.onnx_mb:.2f}", f"{cost.gflops:.2f}", f"{cost.onnx_ratio:.2f}", torch_ratio]
 
 
 def table(results: Sequence[Result], order: Sequence[str]) -> str:
@@ -74,19 +121,20 @@ def table(results: Sequence[Result], order: Sequence[str]) -> str:
     rows: list[Sequence[str]] = [HEADER]
     for seeds in group(results, order):
         first = seeds[0]
-        scores: list[Callable[[Result], float]] = [lambda r: r.map_50_95, lambda r: r.map_50]
+        scores: list[Callable[[Result], float | None]] = [lambda r: r.map_50_95, lambda r: r.map_50]
         scores += [lambda r: r.last_map_50_95, after_a_third]
         cells = [score([pick(result) for result in seeds]) for pick in scores]
         facts = [first.name, first.data, f"{first.parameters:,}", f"{first.gflops:.2f}", *cells]
-        rows.append((*facts, ", ".join(str(r.seed) for r in seeds), f"{fmean([r.minutes for r in seeds]):.0f}"))
+        speeds = [speed for result in seeds if (speed := images_per_second(result)) is not None]
+        times = [f"{fmean(speeds):.1f}" if speeds else "", f"{fmean([r.minutes for r in seeds]):.0f}"]
+        rows.append((*facts, ", ".join(str(r.seed) for r in seeds), *times))
     return markdown(rows)
 
 
 def tables(results: Sequence[Result], order: Sequence[str], costs: Mapping[str, Cost]) -> str:
-    """All of a plan: the summary where it says more than the rows of every run."""
+    """All of a plan: the rows of every run, after a summary where costs were measured."""
     rows = table(results, order)
-    several = len({result.data for result in results}) > 1
-    return f"{summary(results, order, costs)}\n{rows}" if costs and several else rows
+    return f"{summary(results, order, as_deployed(costs, results))}\n{rows}" if costs else rows
 
 
 def curves(results: Sequence[Result], order: Sequence[str], data: str) -> bytes:
@@ -111,7 +159,7 @@ def curves(results: Sequence[Result], order: Sequence[str], data: str) -> bytes:
 def frontier(results: Sequence[Result], order: Sequence[str], costs: Mapping[str, Cost]) -> bytes:
     """mAP50-95, the mean over the data sets, against costs, of the runs that have all data sets; PNG."""
     sets = {result.data for result in results}
-    figure = new_figure(12, 4.4)
+    figure = new_figure(14, 4.4)
     panels = figure.subplots(1, len(PRICES), sharey=True)
     complete = [name for name, scores in means(results, order).items() if scores.keys() == sets and name in costs]
     values = {name: fmean(scores.values()) for name, scores in means(results, order).items()}
@@ -158,10 +206,11 @@ def write_pages(
     rows = tables(known, order, costs)
     pages = {folder / TABLE_NAME: rows.encode()}
     if costs:
-        pages[folder / FRONTIER_NAME] = frontier(known, order, costs)
-    for data in sorted({result.data for result in known}):
-        if len({result.name for result in known if result.data == data}) > 1:
-            pages[folder / f"curves-{data}.png"] = curves(known, order, data)
+        pages[folder / FRONTIER_NAME] = frontier(known, order, as_deployed(costs, known))
+    trained = [result for result in known if result.curve]
+    for data in sorted({result.data for result in trained}):
+        if len({result.name for result in trained if result.data == data}) > 1:
+            pages[folder / f"curves-{data}.png"] = curves(trained, order, data)
     for path in documents:
         text = path.read_text()
         if (changed := with_table(text, folder.name, rows)) != text:

@@ -7,10 +7,12 @@ behind.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
@@ -19,10 +21,11 @@ from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.deploy.exporting import SUFFIXES, check_path
 from yolo_lite.deploy.loading import load_weights
 from yolo_lite.deploy.model_info import ModelInfo, Output, Suppression
-from yolo_lite.deploy.quantisation import Quantised, QuantiseOptions, Quantiser, quantise_model
+from yolo_lite.deploy.quantisation import Measured, Quantised, QuantiseOptions, Quantiser, quantise_model
 from yolo_lite.evaluation.coco_scores import format_score
 from yolo_lite.ops.postprocess import EVAL_IOU, EVAL_SCORE, MAX_DETECTIONS
 from yolo_lite.utils.console import run_command, table_console
+from yolo_lite.utils.files import check_target, replacing
 from yolo_lite.utils.signals import raising_sigterm
 
 log = logging.getLogger("yolo_lite.quantise")  # as a command, __name__ is __main__
@@ -41,6 +44,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--format", type=Quantiser, default="onnx", help="of the file")
     parser.add_argument("--out", type=str | None, default=None, help="the file; default: CHECKPOINT-int8 beside it")
     parser.add_argument("--overwrite", type=bool, default=False, help="replace a file that is there")
+    parser.add_argument("--json", type=str | None, default=None, help="write the numbers to this file")
     parser.add_argument("--output", type=Output, default="decoded", help="raw maps, decoded boxes, or nms")
     parser.add_argument("--image_size", type=int | None, default=None, help="pixels; default: as trained")
     parser.add_argument("--batch", type=int | None, default=None, help="images at once; default: any number")
@@ -96,6 +100,19 @@ def damage_table(result: Quantised) -> Table:
     return table
 
 
+def to_json(result: Quantised) -> dict[str, Any]:
+    """The numbers of both files: bytes, milliseconds for one image, COCO's mAP."""
+
+    def numbers(one: Measured) -> dict[str, float]:
+        times = {"latency_ms": 1000 * one.latency.median, "latency_p90_ms": 1000 * one.latency.p90}
+        return {"bytes": one.size, **times, **{name: one.scores[name] for name in ("map_50_95", "map_50")}}
+
+    quantised, convolutions = counts(result)
+    facts = {"file": result.path.name, "float32": numbers(result.before), "int8": numbers(result.after)}
+    kept = [damage.layer for damage in result.kept]
+    return {**facts, "convolutions": convolutions, "convolutions_in_int8": quantised, "in_float32": kept}
+
+
 def requested(config: Namespace, info: ModelInfo) -> ModelInfo:
     """What the arguments ask for, of a model.
 
@@ -116,11 +133,16 @@ def main(args: list[str] | None = None) -> int:
         source = Path(config.checkpoint)
         path = Path(config.out) if config.out else source.with_name(f"{source.stem}-int8{SUFFIXES[config.format]}")
         check_path(path, config.format, config.overwrite)
+        numbers_file = check_target("--json", config.json)
         options = QuantiseOptions(**{name: config[name] for name in QuantiseOptions.__dataclass_fields__})
         model, trained = load_weights(source)
         info = requested(config, trained)
         data = DetectionDataModule(**config.data.as_dict(), image_size=info.image_size)
-        describe(quantise_model(model, info, config.format, path, data, options, config.overwrite))
+        result = quantise_model(model, info, config.format, path, data, options, config.overwrite)
+        describe(result)
+        if numbers_file is not None:
+            with replacing(numbers_file) as file:
+                file.write(f"{json.dumps(to_json(result), indent=1)}\n".encode())
 
     return run_command(command)
 

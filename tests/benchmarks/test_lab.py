@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import eval as eval_script
 import train as train_script
 from benchmarks import lab
 from benchmarks.lab_latency import Cost, measure_costs, read_costs, structure, write_costs
+from benchmarks.lab_plan import Plan
 from benchmarks.lab_results import RESULTS, Result, read_results
 from benchmarks.lab_tables import after_a_third, summary, table, tables, with_table, write_pages
+from yolo_lite import quantise
 from yolo_lite.utils.errors import StoppedError, UserError
 
 PLAN = """
@@ -36,6 +39,9 @@ runs:
 """
 
 
+MAINS = {"train.py": train_script.main, "eval.py": eval_script.main, "yolo_lite.quantise": quantise.main}
+
+
 @pytest.fixture
 def plan(tmp_path: Path, make_coco: Any) -> list[str]:
     """The command of a plan on a tiny data set."""
@@ -49,14 +55,13 @@ def test_a_plan_is_worked_through_once(plan: list[str], tmp_path: Path, monkeypa
     """Stopped after an epoch of the first run, it goes on; done, it does nothing more."""
     calls: list[str] = []
 
-    def in_this_process(script: str, options: Sequence[str]) -> None:
-        calls.append(script)
+    def in_this_process(program: Sequence[str], options: Sequence[str]) -> None:
+        calls.append(program[-1])
         given = list(options)
         is_first = len(calls) == 1
         if is_first:
             given += ["--trainer.max_epochs", "1"]  # as far as it comes
-        main = train_script.main if script == "train.py" else eval_script.main
-        assert main(given) == 0
+        assert MAINS[program[-1]](given) == 0
         if is_first:
             raise StoppedError("as planned")
 
@@ -94,9 +99,9 @@ def test_a_pruned_run_starts_from_what_is_left(plan: list[str], tmp_path: Path, 
     (tmp_path / "tiny.yaml").write_text(pruned)
     given: list[list[str]] = []
 
-    def in_this_process(script: str, options: Sequence[str]) -> None:
+    def in_this_process(program: Sequence[str], options: Sequence[str]) -> None:
         given.append(list(options))
-        assert (train_script.main if script == "train.py" else eval_script.main)(list(options)) == 0
+        assert MAINS[program[-1]](list(options)) == 0
 
     monkeypatch.setattr(lab, "call", in_this_process)
     assert lab.main(plan) == 0
@@ -107,6 +112,38 @@ def test_a_pruned_run_starts_from_what_is_left(plan: list[str], tmp_path: Path, 
     prune, train = second.command.split(" && ")
     assert prune == "python -m benchmarks.prune first/best.ckpt --width 0.16 --out pruned.ckpt"
     assert "--model.width 0.16" in train and train.endswith("--weights pruned.ckpt")
+
+
+def test_a_trained_model_in_int8(plan: list[str], tmp_path: Path, monkeypatch: Any) -> None:
+    """Written from the other run's best checkpoint; its bytes and its latency are kept beside the scores."""
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (requirements-export.txt)")
+    text = (tmp_path / "tiny.yaml").read_text()
+    end = text.index("  - {name: second")
+    (tmp_path / "tiny.yaml").write_text(
+        text[:end] + "  - {name: second, config: configs/yolov8n.yaml, data: boxes, quantised: first}\n"
+    )
+    calls: list[str] = []
+
+    def in_this_process(program: Sequence[str], options: Sequence[str]) -> None:
+        calls.append(program[-1])
+        if program[-1] != "yolo_lite.quantise":
+            assert MAINS[program[-1]](list(options)) == 0
+            return
+        given = dict(zip(options[::2], options[1::2], strict=True))  # an untrained model has nothing to compare
+        assert given["--checkpoint"] == str(lab_home / "first-boxes-seed3" / "version_0" / "checkpoints" / "best.ckpt")
+        numbers = {"bytes": 12_000_000, "latency_ms": 40.0, "map_50_95": 0.5, "map_50": 0.7}
+        int8 = {"bytes": 3_100_000, "latency_ms": 20.0, "map_50_95": 0.49, "map_50": 0.69}
+        Path(given["--json"]).write_text(json.dumps({"float32": numbers, "int8": int8}))
+
+    lab_home = tmp_path / "runs" / "tiny"
+    monkeypatch.setattr(lab, "call", in_this_process)
+    assert lab.main(plan) == 0
+    assert calls == ["train.py", "eval.py", "yolo_lite.quantise"]
+    first, second = read_results(tmp_path / "results" / "tiny")
+    assert second.int8 == {"megabytes": 3.1, "latency_ratio": 0.5}
+    assert (second.map_50_95, second.map_50, second.last_map_50_95) == (0.49, 0.69, None)
+    assert (second.parameters, second.curve) == (first.parameters, {})
+    assert second.command.startswith("python -m yolo_lite.quantise --checkpoint first/best.ckpt --data.root DATA/boxes")
 
 
 def test_a_script_that_fails_ends_the_plan(plan: list[str], tmp_path: Path, capsys: Any) -> None:
@@ -123,6 +160,8 @@ def test_a_script_that_fails_ends_the_plan(plan: list[str], tmp_path: Path, caps
         ("name: second", "name: first", "first-boxes-seed3 is there twice"),
         ("teacher: first", "techer: first", "unknown techer"),
         ("weights: first", "pruned: first", "run second is pruned: give it model.width"),
+        ("weights: first", "quantised: first", "run second is quantised, not trained: leave out --model.teacher"),
+        ("weights: first, teacher: first", "quantised: third", "no run third comes before"),
         ("runs:", "walks:", "is no plan"),
         ("runs:", "runs: [", "is no plan"),
     ],
@@ -131,7 +170,7 @@ def test_a_plan_that_cannot_be_is_one_line(old: str, new: str, expected: str, tm
     path = tmp_path / "tiny.yaml"
     path.write_text(PLAN.replace(old, new))
     with pytest.raises(UserError, match=expected) as error:
-        lab.Plan.read(path)
+        Plan.read(path)
     assert "\n" not in str(error.value)
 
 
@@ -148,7 +187,7 @@ runs:
 def test_a_run_is_made_with_every_data_set(tmp_path: Path) -> None:
     path = tmp_path / "several.yaml"
     path.write_text(SEVERAL)
-    plan = lab.Plan.read(path)
+    plan = Plan.read(path)
     assert [run.folder_name for run in plan.runs if run.seed == 1] == [
         "first-a-seed1", "first-b-seed1", "second-b-seed1", "second-c-seed1",
     ]  # fmt: skip
@@ -159,19 +198,20 @@ def test_a_run_is_made_with_every_data_set(tmp_path: Path) -> None:
     assert plan.source("first", second_c).data == "a"  # none of its own data: the first one
     path.write_text(SEVERAL.replace("data: {a: {trainer.max_epochs: 2}, b: }", ""))
     with pytest.raises(UserError, match="run first has no data"):
-        lab.Plan.read(path)
+        Plan.read(path)
 
 
 def test_every_plan_can_be_read() -> None:
     paths = sorted((lab.REPOSITORY / "configs" / "lab").glob("*.yaml"))
     assert paths
     for path in paths:
-        for run in lab.Plan.read(path).runs:
+        for run in Plan.read(path).runs:
             assert (lab.REPOSITORY / run.config).is_file()
 
 
 def make_result(name: str, seed: int, scores: list[float], data: str = "boxes") -> Result:
     curve = {"epoch": [float(i) for i in range(len(scores))], "map_50_95": scores, "map_50": scores}
+    curve["images_per_second"] = [7.0] * len(scores)
     identity = ("plan", name, data, seed, "command", "commit", "machine")
     return Result(*identity, 1_234_567, 1.5, 10.0, max(scores), 0.5, scores[-1], curve)
 
@@ -182,25 +222,48 @@ def test_rows_are_means_over_seeds() -> None:
     rows = table(results, ["a", "b"]).splitlines()[2:]
     assert rows == [
         "| a | boxes | 1,234,567 | 1.50 | 0.400 (0.300 to 0.500) | 0.500 (0.500 to 0.500) | 0.350 (0.300 to 0.400) "
-        "| 0.200 (0.100 to 0.300) | 0, 1 | 10 |",
-        "| b | boxes | 1,234,567 | 1.50 | 0.300 | 0.500 | 0.300 | 0.100 | 0 | 10 |",
+        "| 0.200 (0.100 to 0.300) | 0, 1 | 7.0 | 10 |",
+        "| b | boxes | 1,234,567 | 1.50 | 0.300 | 0.500 | 0.300 | 0.100 | 0 | 7.0 | 10 |",
     ]
     assert after_a_third(results[0]) == 0.1
+
+
+COST = Cost(3_011_043, 8.08, 12.1, 40.0, 60.0, 1.0, 1.0)
+
+
+def test_the_summary_of_one_data_set_has_no_mean() -> None:
+    shown = summary([make_result("a", 0, [0.2])], ["a"], {"a": COST}).splitlines()
+    assert shown[0] == "| run | parameters | MB | GFLOPs | ONNX Runtime | torch | boxes |"
+    assert shown[2] == "| a | 3,011,043 | 12.10 | 8.08 | 1.00 | 1.00 | 0.200 |"
+
+
+def test_a_model_in_int8_has_the_costs_of_its_file() -> None:
+    """Bytes and latency of the file, means over the seeds; nothing of a training, and no curve."""
+    files = [{"megabytes": 3.0, "latency_ratio": 0.5}, {"megabytes": 3.2, "latency_ratio": 0.7}]
+    made = [replace(make_result("a", seed, [0.4]), last_map_50_95=None, curve={}, int8=files[seed]) for seed in (0, 1)]
+    shown = tables(made, ["a"], {"a": COST}).splitlines()
+    assert shown[2] == "| a | 3,011,043 | 3.10 | 8.08 | 0.60 |  | 0.400 |"
+    assert (
+        shown[-1]
+        == "| a | boxes | 1,234,567 | 1.50 | 0.400 (0.400 to 0.400) | 0.500 (0.500 to 0.500) |  |  | 0, 1 |  | 10 |"
+    )
 
 
 def test_the_summary_has_a_column_for_each_data_set(tmp_path: Path) -> None:
     """And a mean where a run has all of them."""
     results = [make_result("a", seed, [0.1 * (seed + 1)], data) for seed in (0, 1) for data in ("x", "y")]
     results.append(make_result("b", 0, [0.4], "y"))
-    costs = {"a": Cost(3_011_043, 8.08, 40.0, 60.0, 1.0, 1.0)}
+    costs = {"a": COST}
     assert summary(results, ["a", "b"], costs).splitlines()[2:] == [
-        "| a | 3,011,043 | 8.08 | 1.00 | 1.00 | 0.150 | 0.150 | 0.150 |",
-        "| b |  |  |  |  |  | 0.400 |  |",
+        "| a | 3,011,043 | 12.10 | 8.08 | 1.00 | 1.00 | 0.150 | 0.150 | 0.150 |",
+        "| b |  |  |  |  |  |  | 0.400 |  |",
     ]
     pages = write_pages(tmp_path, ["a", "b"], results, costs)
     assert {path.name for path in pages} == {"table.md", "curves-y.png", "frontier.png"}
     assert (
-        (tmp_path / "table.md").read_text().startswith("| run | parameters | GFLOPs | ONNX Runtime | torch | x | y |")
+        (tmp_path / "table.md")
+        .read_text()
+        .startswith("| run | parameters | MB | GFLOPs | ONNX Runtime | torch | x | y |")
     )
 
 
@@ -228,7 +291,7 @@ def test_documents_show_what_the_results_say() -> None:
     """The tables in the README and in docs/, and those beside the results."""
     shown = 0
     for path in (lab.REPOSITORY / "configs" / "lab").glob("*.yaml"):
-        plan = lab.Plan.read(path)
+        plan = Plan.read(path)
         if not (results := read_results(RESULTS / plan.name)):
             continue  # not begun
         names = list(dict.fromkeys(run.name for run in plan.runs))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import json
 import os
 import shutil
 import sys
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from yolo_lite import load_model
 from yolo_lite.deploy import formats, quantisation
+from yolo_lite.deploy.latency import Latency
 from yolo_lite.deploy.quantisation import (
     QuantiseOptions,
     Search,
@@ -210,6 +212,28 @@ def test_weights_are_rounded_for_each_output_channel(scale: float, bits: int, se
 
 
 DAMAGES = [Damage("a", 0.5, 100), Damage("b", 0.05, 1000), Damage("c", 0.04, 50), Damage("d", 0.01, 10)]
+
+
+def test_the_numbers_are_written(trained_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(size: int, score: float, seconds: float) -> quantisation.Measured:
+        scores = {"map_50_95": score, "map_50": score + 0.2}
+        return quantisation.Measured(size, scores, Latency((seconds,), 1))
+
+    made = quantisation.Quantised(
+        tmp_path / "m.onnx", measured(12_000, 0.6, 0.04), measured(3_000, 0.59, 0.02), DAMAGES, DAMAGES[:1], 1
+    )
+    monkeypatch.setattr("yolo_lite.quantise.quantise_model", lambda *_: made)
+    given = ["--checkpoint", str(trained_file), "--data.root", str(tmp_path), "--out", str(tmp_path / "m.onnx")]
+    assert main([*given, "--json", str(tmp_path / "n.json")]) == 0
+    assert json.loads((tmp_path / "n.json").read_text()) == {
+        "file": "m.onnx",
+        "float32": {"bytes": 12_000, "latency_ms": 40, "latency_p90_ms": 40, "map_50_95": 0.6, "map_50": 0.8},
+        "int8": {"bytes": 3_000, "latency_ms": 20, "latency_p90_ms": 20, "map_50_95": 0.59, "map_50": 0.79},
+        "convolutions": 4,
+        "convolutions_in_int8": 3,
+        "in_float32": ["a"],
+    }
+    assert main([*given, "--json", str(tmp_path / "none" / "n.json")]) == 2
 
 
 def names(search: Search) -> list[str]:

@@ -1,0 +1,127 @@
+"""Plans of the laboratory: which runs there are, and which of them start from another one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from yolo_lite.utils.errors import UserError
+
+KEYS = {"name", "config", "data", "settings", "weights", "teacher", "pruned", "quantised"}
+WIDTH = "model.width"  # setting of a pruned run: how much is left
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, or a trained model in int8.
+
+    Attributes:
+        plan: name of its plan.
+        name: of the run, unique in the plan for each data set.
+        config: file of the model's settings, from the repository's root.
+        data: name of the data set.
+        seed: of order, augmentation and initial weights.
+        settings: options of train.py and their values.
+        weights, teacher: runs of the plan with the same seed whose best checkpoint it starts from or learns from.
+        pruned: another one whose best checkpoint it starts from, after it was pruned to this run's `model.width`.
+        quantised: another one, of the same config, whose best checkpoint is written in int8; nothing is trained.
+    """
+
+    plan: str
+    name: str
+    config: str
+    data: str
+    seed: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    teacher: str | None = None
+    pruned: str | None = None
+    quantised: str | None = None
+
+    @property
+    def folder_name(self) -> str:
+        return f"{self.name}-{self.data}-seed{self.seed}"
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """The runs whose checkpoints it needs, by the option of train.py that takes them."""
+        named = {"--weights": self.weights or self.pruned, "--model.teacher": self.teacher}
+        return {option: name for option, name in named.items() if name is not None}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Runs that belong together."""
+
+    name: str
+    runs: list[Run]
+
+    @staticmethod
+    def read(path: Path) -> Plan:
+        """From YAML: `settings` and `seeds` of all, and a list of `runs`; `data` maps sets to settings of their own.
+
+        A run names its set, or several, or none: then it is made with all of `data`. The settings of a run come before
+        those of a set, and those before the settings of all.
+
+        Raises:
+            UserError: it is not there, or holds something else.
+        """
+        try:
+            content = yaml.safe_load(path.read_text())
+            shared, seeds, entries = content.get("settings") or {}, content.get("seeds") or [0], content["runs"]
+            sets = content.get("data") or {}
+            for entry in entries:
+                if unknown := entry.keys() - KEYS:
+                    raise UserError(
+                        f"{path}: unknown {', '.join(sorted(unknown))}: there are {', '.join(sorted(KEYS))}"
+                    )
+            runs = [
+                Run(path.stem, seed=seed, **{**entry, "data": data, "settings": merged(shared, sets.get(data), entry)})
+                for seed in seeds
+                for entry in entries
+                for data in named_sets(entry, sets)
+            ]
+        except OSError as error:
+            raise UserError(f"cannot read the plan {path}: {error.strerror}") from None
+        except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is no plan: {' '.join(str(error).split())}") from None
+        plan = Plan(path.stem, runs)
+        for run in runs:
+            if run.quantised is not None and run.sources:
+                raise UserError(f"{path}: run {run.name} is quantised, not trained: leave out {', '.join(run.sources)}")
+            if run.pruned is not None and (run.weights is not None or WIDTH not in run.settings):
+                raise UserError(f"{path}: run {run.name} is pruned: give it {WIDTH} and no weights")
+        names = [run.folder_name for run in runs]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise UserError(f"{path}: {sorted(twice)[0]} is there twice: give each run a name of its own")
+        for number, run in enumerate(runs):
+            for other in [*run.sources.values(), *([run.quantised] if run.quantised else [])]:
+                plan.source(other, run, number)
+        return plan
+
+    def source(self, name: str, needed_by: Run, before: int | None = None) -> Run:
+        """The run of a name that another one starts from: of the same seed, and of the same data where there is one.
+
+        Raises:
+            UserError: there is none before it.
+        """
+        found = [run for run in self.runs[:before] if (run.name, run.seed) == (name, needed_by.seed)]
+        if not found:
+            raise UserError(f"plan {self.name}: no run {name} comes before the run that needs it")
+        return next((run for run in found if run.data == needed_by.data), found[0])
+
+
+def named_sets(entry: dict[str, Any], sets: dict[str, Any]) -> list[str]:
+    """The data sets of a run: its own `data`, a name or several, or all that the plan has."""
+    data = entry.get("data", list(sets))
+    if not data:
+        raise TypeError(f"run {entry.get('name')} has no data")
+    return [data] if isinstance(data, str) else list(data)
+
+
+def merged(shared: dict[str, Any], of_data: dict[str, Any] | None, entry: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a run: its own before those of its data set, and those before the ones of all."""
+    return {**shared, **(of_data or {}), **(entry.get("settings") or {})}
