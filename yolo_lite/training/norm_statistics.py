@@ -8,7 +8,7 @@ from yolo_lite.models.blocks import NORM_MOMENTUM
 from yolo_lite.training.optim import SHORT_RUN_STEPS
 
 # In a run of a few hundred steps the weights change faster than an average over 33 batches follows: on raccoon, after
-# 20 epochs of 120, the statistics of the present weights make mAP50-95 0.170 of 0.042 (docs/laboratory.md). In long
+# 20 epochs of 120, the statistics of the present weights make mAP50-95 0.170 of 0.040 (docs/laboratory.md). In long
 # runs the authors' value gives the steadier average.
 SHORT_RUN_MOMENTUM = 0.1
 
