@@ -96,11 +96,14 @@ def means(results: Sequence[Result], order: Sequence[str]) -> dict[str, dict[str
 
 
 def summary(results: Sequence[Result], order: Sequence[str], costs: Mapping[str, Cost]) -> str:
-    """In Markdown: a row for each run, what it costs and mAP50-95 on each data set; means of complete rows only."""
+    """In Markdown: a row for each run that was timed or made, what it costs and mAP50-95 on each data set; means of
+    complete rows only."""
     sets = sorted({result.data for result in results})
+    found = means(results, order)
     is_mean_shown = len(sets) > 1
     rows = [("run", "parameters", "MB", "GFLOPs", "ONNX Runtime", "torch", *sets, *(["mean"] if is_mean_shown else []))]
-    for name, scores in means(results, order).items():
+    for name in [name for name in order if name in found or name in costs]:
+        scores = found.get(name, {})
         cells = describe_cost(costs.get(name)) + [f"{scores[data]:.3f}" if data in scores else "" for data in sets]
         if is_mean_shown:
             cells.append(f"{fmean(scores.values()):.3f}" if len(scores) == len(sets) else "")
@@ -133,8 +136,9 @@ def table(results: Sequence[Result], order: Sequence[str]) -> str:
 
 def tables(results: Sequence[Result], order: Sequence[str], costs: Mapping[str, Cost]) -> str:
     """All of a plan: the rows of every run, after a summary where costs were measured."""
-    rows = table(results, order)
-    return f"{summary(results, order, as_deployed(costs, results))}\n{rows}" if costs else rows
+    parts = [summary(results, order, as_deployed(costs, results))] if costs else []
+    parts += [table(results, order)] if results else []
+    return "\n".join(parts)
 
 
 def curves(results: Sequence[Result], order: Sequence[str], data: str) -> bytes:
@@ -201,11 +205,11 @@ def write_pages(
         What was written.
     """
     known = [result for result in results if result.name in order]
-    if not known:
+    if not known and not costs:
         return []
     rows = tables(known, order, costs)
     pages = {folder / TABLE_NAME: rows.encode()}
-    if costs:
+    if costs and known:
         pages[folder / FRONTIER_NAME] = frontier(known, order, as_deployed(costs, known))
     trained = [result for result in known if result.curve]
     for data in sorted({result.data for result in trained}):
