@@ -161,19 +161,19 @@ def curves(results: Sequence[Result], order: Sequence[str], data: str) -> bytes:
 
 
 def frontier(results: Sequence[Result], order: Sequence[str], costs: Mapping[str, Cost]) -> bytes:
-    """mAP50-95, the mean over the data sets, against costs, of the runs that have all data sets; PNG."""
-    sets = {result.data for result in results}
+    """mAP50-95, the mean over the data sets that all runs have been made with, against costs; PNG."""
+    scores = {name: found for name, found in means(results, order).items() if name in costs}
+    sets = sorted(set.intersection(*(set(found) for found in scores.values()))) if scores else []
     figure = new_figure(14, 4.4)
     panels = figure.subplots(1, len(PRICES), sharey=True)
-    complete = [name for name, scores in means(results, order).items() if scores.keys() == sets and name in costs]
-    values = {name: fmean(scores.values()) for name, scores in means(results, order).items()}
     for axes, (title, price) in zip(panels, PRICES, strict=True):
-        for number, name in enumerate(complete):
+        for number, name in enumerate(scores if sets else []):
             colour, mark = CURVE_COLOURS[number % len(CURVE_COLOURS)], "os^D"[number // len(CURVE_COLOURS) % 4]
-            axes.plot(price(costs[name]), values[name], mark, color=colour, markersize=9, label=name)
+            value = fmean(scores[name][data] for data in sets)
+            axes.plot(price(costs[name]), value, mark, color=colour, markersize=9, label=name)
         axes.set(xlabel=title, xlim=(0, None))
         axes.grid(alpha=0.3)
-    panels[0].set(ylabel=f"mAP50-95, {', '.join(sorted(sets))}")
+    panels[0].set(ylabel=f"mAP50-95, {', '.join(sets)}")
     panels[-1].legend(fontsize=8)
     return to_png(figure)
 
