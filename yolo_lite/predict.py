@@ -21,7 +21,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from yolo_lite.deploy.detector import ELSEWHERE, Detector, PredictOptions, load_model
-from yolo_lite.deploy.sources import Failure, Frame, common_folder, with_listed
+from yolo_lite.deploy.sources import PREDICTIONS, Failure, Frame, common_folder, with_listed
 from yolo_lite.deploy.writers import (
     COCO_NAME,
     CSV_NAME,
@@ -42,7 +42,6 @@ from yolo_lite.utils.progress import LongJob
 log = logging.getLogger("yolo_lite.predict")  # as a command, __name__ is __main__
 
 EXIT_SKIPPED = 1
-PREDICTIONS = Path("predictions")
 KINDS = ("images", "video", "coco", "csv", "yolo")
 NOTHING = "none"
 SWITCHES = ("rectangular", "augment")

@@ -108,7 +108,7 @@ def test_a_folder_with_junk(
     lines = shown.err.splitlines()
     assert [line.startswith("skipped: ") for line in lines] == [True, True, True, False]
     for line, words in zip(
-        lines, ["cut.jpg", "text.jpg", "no images in empty", "3 of 7 images were skipped"], strict=True
+        lines, ["cut.jpg", "text.jpg", "no images or videos in empty", "3 of 7 images were skipped"], strict=True
     ):
         assert words in line
     assert shown.out.startswith("4 images, ")

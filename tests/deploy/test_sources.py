@@ -41,6 +41,30 @@ def test_files_folders_and_patterns_in_their_order(tmp_path: Path, save_image: S
     assert open_sources([str(tmp_path / "b"), str(tmp_path / "a")])[0] == 4
 
 
+def test_a_folder_has_videos_too(tmp_path: Path, save_image: Save, save_video: Callable[..., Path]) -> None:
+    """Folders of phones are mixed; one of videos alone is no empty one."""
+    save_image(tmp_path / "b.png", picture(1))
+    save_image(tmp_path / "d.png", picture(1))
+    (tmp_path / "only").mkdir()
+    for name in ("c.MP4", "only/a.avi"):
+        save_video(tmp_path / name, [picture(9, (32, 48))] * 2, code="MJPG" if name.endswith("avi") else "mp4v")
+    assert names(read(tmp_path)) == ["b.png", "c.MP4", "c.MP4", "d.png", "a.avi", "a.avi"]
+    assert names(read(tmp_path / "only")) == ["a.avi", "a.avi"]
+    assert open_sources([tmp_path / "only"])[0] is None
+
+
+def test_drawings_of_earlier_runs_are_not_looked_at(
+    tmp_path: Path, save_image: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless they are asked for by name."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "predictions/1/drawn.png", "x/predictions/b.png"):
+        save_image(Path(name), picture(1))
+    assert names(read(".")) == names(read(tmp_path)) == ["a.png", "b.png"]
+    assert names(read("predictions")) == names(read("predictions/1")) == ["drawn.png"]
+    assert names(read("predictions/1/drawn.png")) == ["drawn.png"]
+
+
 def test_a_file_may_be_called_as_a_pattern_or_a_number(
     tmp_path: Path, save_image: Save, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -155,8 +155,8 @@ class Detector:
         """Detections of every image, in order.
 
         Args:
-            sources: an image or several: paths of images, folders, patterns, videos; arrays (H, W, 3) uint8 RGB or
-                (H, W) grey; images of Pillow, which are turned as their EXIF data says; numbers of cameras.
+            sources: an image or several: paths of images, videos, folders of both, patterns; arrays (H, W, 3) uint8
+                RGB or (H, W) grey; images of Pillow, which are turned as their EXIF data says; numbers of cameras.
             **options: fields of `PredictOptions`.
 
         Raises:

@@ -23,11 +23,11 @@ from PIL import Image
 
 from yolo_lite.data.decoding import decode_picture
 from yolo_lite.data.images import ImageProblem, decode_file, inspect_image, read_file
-from yolo_lite.data.layouts import IMAGE_SUFFIXES
-from yolo_lite.data.layouts import list_images as list_folder
+from yolo_lite.data.layouts import IMAGE_SUFFIXES, list_images
 from yolo_lite.utils.errors import UserError
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
+PREDICTIONS = Path("predictions")  # what `predict` writes to unless it is told otherwise
 STDIN = "-"
 PATTERN = "*?["
 # Images that are read while the network works on others.
@@ -76,8 +76,10 @@ class Failure:
     error: UserError
 
 
-def list_images(source: str) -> list[Path]:
-    """The files that a path, a folder or a pattern means; of a folder the images in it and below, sorted.
+def list_files(source: str) -> list[Path]:
+    """The files that a path, a folder or a pattern means; of a folder the images and videos in it and below, sorted.
+
+    What `predict` drew is left out of folders above it, or the next run would find its own pictures.
 
     Raises:
         UserError: there are none.
@@ -86,9 +88,11 @@ def list_images(source: str) -> list[Path]:
         raise UserError("an empty name: give a path, . for the folder that you are in")
     path = Path(source)
     if path.is_dir():
-        found = list_folder(path)
+        suffixes = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+        is_asked_for = PREDICTIONS.resolve() in (path.resolve(), *path.resolve().parents)
+        found = list_images(path, suffixes, without=None if is_asked_for else PREDICTIONS)
         if not found:
-            raise UserError(f"no images in {path}: these are looked for: {', '.join(sorted(IMAGE_SUFFIXES))}")
+            raise UserError(f"no images or videos in {path}: these are looked for: {', '.join(sorted(suffixes))}")
         return found
     if is_pattern(source):
         found = sorted(Path(p) for p in glob.glob(source, recursive=True) if Path(p).is_file())
@@ -198,7 +202,7 @@ def jobs_of(source: Any, number: int, at_least: int | None) -> Iterator[Job]:
         yield Job(partial(camera_frames, int(str(source))), is_stream=True)
     else:
         try:
-            paths = list_images(str(source))
+            paths = list_files(str(source))
         except UserError as error:
             yield Job(partial(Failure, error))
             return
