@@ -29,6 +29,9 @@ from yolo_lite.utils.errors import UserError
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 PREDICTIONS = Path("predictions")  # what `predict` writes to unless it is told otherwise
 STDIN = "-"
+# Of a whole video: phones leave the pictures in the file that were cut off before its start, up to a second of them.
+LEFT_OUT_SECONDS = 1.0
+LEFT_OUT_SHARE = 0.25
 PATTERN = "*?["
 # Images that are read while the network works on others.
 AHEAD = 16
@@ -293,8 +296,9 @@ def camera_frames(number: int) -> Iterator[Frame | Failure]:
 def captured(capture: Any, source: str, problem: str, is_live: bool = False) -> Iterator[Frame | Failure]:
     """The pictures of an opened video or camera."""
     try:
-        number = 0
+        number, seconds = 0, 0.0
         rate = capture.get(cv2.CAP_PROP_FPS) if capture.isOpened() else 0
+        count = 0 if is_live or rate <= 0 else max(0, round(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         while True:
             is_there, picture = capture.read() if capture.isOpened() else (False, None)
             if not is_there or picture is None:
@@ -302,7 +306,25 @@ def captured(capture: Any, source: str, problem: str, is_live: bool = False) -> 
             image = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
             yield Frame(source, image.shape[:2], image, number, rate or None, is_live=is_live)
             number += 1
+            if count:
+                seconds = max(number / rate, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 + 1 / rate)
         if not number:
             yield Failure(UserError(problem))
+        elif count and breaks_off(seconds, count / rate):
+            told = f"ends after {number} of about {count} pictures, the rest is missing or damaged"
+            yield Failure(UserError(f"video {source}: {told}"))
     finally:
         capture.release()
+
+
+def breaks_off(seconds: float, length: float) -> bool:
+    """A video ends long before it should.
+
+    In time, for many containers know how long they are and not how many pictures that is: of films whose rate varies,
+    OpenCV's number is several times too large.
+
+    Args:
+        seconds: up to the end of the last picture.
+        length: that the container tells.
+    """
+    return length - seconds > min(LEFT_OUT_SECONDS, LEFT_OUT_SHARE * length)
