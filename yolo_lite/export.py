@@ -18,12 +18,21 @@ from rich.table import Table
 from yolo_lite.deploy.exporting import SUFFIXES, Exported, Format, check_input_size, check_path, export_model
 from yolo_lite.deploy.loading import load_weights
 from yolo_lite.deploy.model_info import ModelInfo, Output, Suppression
+from yolo_lite.deploy.option_names import check_names
 from yolo_lite.ops.postprocess import MAX_DETECTIONS, PREDICT_IOU, PREDICT_SCORE
 from yolo_lite.utils.console import run_command
 from yolo_lite.utils.errors import UserError
 from yolo_lite.utils.signals import raising_sigterm
 
 log = logging.getLogger("yolo_lite.export")  # as a command, __name__ is __main__
+
+# Names under which other tools have what this command alone has; the others are in option_names.py.
+ELSEWHERE = {
+    "--include": "--format",
+    "--half": "--precision fp16",
+    "--int8": "python -m yolo_lite.quantise the checkpoint",
+    "--nms": "--output nms",
+}
 
 
 def build_parser() -> ArgumentParser:
@@ -103,7 +112,9 @@ def main(args: list[str] | None = None) -> int:
 
     @raising_sigterm()
     def command() -> None:
-        config = build_parser().parse_args(args)
+        given, parser = sys.argv[1:] if args is None else args, build_parser()
+        check_names(given, parser, ELSEWHERE)
+        config = parser.parse_args(given)
         source = Path(config.checkpoint)
         path = Path(config.out) if config.out else source.with_suffix(SUFFIXES[config.format])
         check_path(path, config.format, config.overwrite)

@@ -20,7 +20,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from yolo_lite.deploy.detector import ELSEWHERE, Detector, PredictOptions, load_model
+from yolo_lite.deploy.detector import Detector, PredictOptions, load_model
+from yolo_lite.deploy.option_names import check_names
 from yolo_lite.deploy.sources import PREDICTIONS, Failure, Frame, common_folder, with_listed
 from yolo_lite.deploy.writers import (
     COCO_NAME,
@@ -45,22 +46,16 @@ EXIT_SKIPPED = 1
 KINDS = ("images", "video", "coco", "csv", "yolo")
 NOTHING = "none"
 SWITCHES = ("rectangular", "augment")
-OPTIONS = ("image_size", *(field.name for field in fields(PredictOptions)))
-# Names under which other tools have the options of this command alone; those of PredictOptions are in detector.py.
-COMMAND_ELSEWHERE = {
+# Names under which other tools have what this command alone has; the others are in option_names.py.
+ELSEWHERE = {
     "--source": "SOURCE without an option's name",
     "--input": "SOURCE without an option's name",
-    "--model": "--checkpoint",
-    "--weights": "--checkpoint",
-    "--imgsz": "--image_size",
-    "--img-size": "--image_size",
     "--save-txt": "--save yolo",
     "--save_txt": "--save yolo",
     "--save-csv": "--save csv",
     "--save-json": "--save coco",
     "--nosave": "--save none",
     "--output": "--out",
-    "--project": "--out",
 }
 
 
@@ -150,18 +145,6 @@ def build_parser() -> ArgumentParser:
         "--augment", action="store_true", help="look at each image four times: also mirrored, smaller, and both"
     )
     return parser
-
-
-def check_names(args: list[str]) -> None:
-    """Raises:
-    UserError: an option has its name from elsewhere.
-    """
-    for arg in args:
-        name = arg.partition("=")[0]
-        bare = name.removeprefix("--").replace("-", "_") if name.startswith("--") else ""
-        meant = ELSEWHERE.get(bare, bare if bare != name[2:] and bare in OPTIONS else None)
-        if (instead := COMMAND_ELSEWHERE.get(name, meant and f"--{meant}")) is not None:
-            raise UserError(f"no option {name} here: give {instead}")
 
 
 def chosen_kinds(text: str) -> list[str]:
@@ -286,8 +269,9 @@ def run_predict(args: list[str]) -> None:
     """
     # FFmpeg's own words about a damaged video, which is told in one line anyway; read when the first one is opened.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    check_names(args)
-    config = build_parser().parse_args(args)
+    parser = build_parser()
+    check_names(args, parser, ELSEWHERE)
+    config = parser.parse_args(args)
     options = PredictOptions(**{field.name: config[field.name] for field in fields(PredictOptions)})
     kinds = chosen_kinds(config.save)
     wanted = check_out(config.out) if kinds else None

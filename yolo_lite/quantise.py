@@ -21,6 +21,7 @@ from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.deploy.exporting import SUFFIXES, check_path
 from yolo_lite.deploy.loading import load_weights
 from yolo_lite.deploy.model_info import ModelInfo, Output, Suppression
+from yolo_lite.deploy.option_names import check_names
 from yolo_lite.deploy.quantisation import Measured, Quantised, QuantiseOptions, Quantiser, quantise_model
 from yolo_lite.evaluation.coco_scores import format_score
 from yolo_lite.ops.postprocess import EVAL_IOU, EVAL_SCORE, MAX_DETECTIONS
@@ -128,8 +129,9 @@ def main(args: list[str] | None = None) -> int:
 
     @raising_sigterm()
     def command() -> None:
-        parser = build_parser()
-        config = parser.parse_args(args)
+        given, parser = sys.argv[1:] if args is None else args, build_parser()
+        check_names(given, parser, {"--nms": "--output nms"})
+        config = parser.parse_args(given)
         source = Path(config.checkpoint)
         path = Path(config.out) if config.out else source.with_name(f"{source.stem}-int8{SUFFIXES[config.format]}")
         check_path(path, config.format, config.overwrite)
