@@ -25,7 +25,7 @@ from yolo_lite.deploy.loading import pick_device
 from yolo_lite.deploy.option_names import check_names
 from yolo_lite.deploy.quantisation import QuantiseOptions
 from yolo_lite.evaluation.coco_scores import format_score
-from yolo_lite.utils.console import run_command, table_console
+from yolo_lite.utils.console import counted, run_command, table_console
 from yolo_lite.utils.errors import UserError
 from yolo_lite.utils.files import check_folder, check_target, replacing
 from yolo_lite.utils.signals import raising_sigterm
@@ -80,7 +80,7 @@ def open_data(config: Namespace, size: tuple[int, int]) -> DetectionDataModule |
 
 def print_results(results: Sequence[Result], contest: Contest, size: tuple[int, int]) -> None:
     """A row for each model."""
-    title = f"{contest.describe(size)}, {contest.rounds} round{'' if contest.rounds == 1 else 's'} in turn"
+    title = f"{contest.describe(size)}, {counted(contest.rounds, 'round')} in turn"
     table = Table(title=title)
     table.add_column("model")
     first = results[0]
