@@ -22,9 +22,10 @@ from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.deploy.contest import Contest, Result, common_size, known_files, parse_formats, prepare_entries
 from yolo_lite.deploy.figures import Point, latency_figure
 from yolo_lite.deploy.loading import pick_device
+from yolo_lite.deploy.option_names import check_names
 from yolo_lite.deploy.quantisation import QuantiseOptions
 from yolo_lite.evaluation.coco_scores import format_score
-from yolo_lite.utils.console import run_command, table_console
+from yolo_lite.utils.console import counted, run_command, table_console
 from yolo_lite.utils.errors import UserError
 from yolo_lite.utils.files import check_folder, check_target, replacing
 from yolo_lite.utils.signals import raising_sigterm
@@ -79,7 +80,7 @@ def open_data(config: Namespace, size: tuple[int, int]) -> DetectionDataModule |
 
 def print_results(results: Sequence[Result], contest: Contest, size: tuple[int, int]) -> None:
     """A row for each model."""
-    title = f"{contest.describe(size)}, {contest.rounds} rounds in turn"
+    title = f"{contest.describe(size)}, {counted(contest.rounds, 'round')} in turn"
     table = Table(title=title)
     table.add_column("model")
     first = results[0]
@@ -164,7 +165,13 @@ def benchmark(config: Namespace) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return run_command(lambda: benchmark(build_parser().parse_args(args)))
+
+    def command() -> None:
+        given, parser = sys.argv[1:] if args is None else args, build_parser()
+        check_names(given, parser, {"--half": "--formats NAME-fp16"})
+        benchmark(parser.parse_args(given))
+
+    return run_command(command)
 
 
 if __name__ == "__main__":

@@ -15,15 +15,25 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from yolo_lite.deploy.exporting import SUFFIXES, Exported, Format, check_input_size, check_path, export_model
+from yolo_lite.deploy.export_options import add_limits, parse_input_size, requested_limits
+from yolo_lite.deploy.exporting import SUFFIXES, Exported, Format, check_path, export_model
 from yolo_lite.deploy.loading import load_weights
 from yolo_lite.deploy.model_info import ModelInfo, Output, Suppression
+from yolo_lite.deploy.option_names import check_names
 from yolo_lite.ops.postprocess import MAX_DETECTIONS, PREDICT_IOU, PREDICT_SCORE
 from yolo_lite.utils.console import run_command
-from yolo_lite.utils.errors import UserError
 from yolo_lite.utils.signals import raising_sigterm
 
 log = logging.getLogger("yolo_lite.export")  # as a command, __name__ is __main__
+
+USUAL_LIMITS = Suppression(PREDICT_SCORE, PREDICT_IOU, MAX_DETECTIONS)
+# Names under which other tools have what this command alone has; the others are in option_names.py.
+ELSEWHERE = {
+    "--include": "--format",
+    "--half": "--precision fp16",
+    "--int8": "python -m yolo_lite.quantise the checkpoint",
+    "--nms": "--output nms",
+}
 
 
 def build_parser() -> ArgumentParser:
@@ -46,14 +56,14 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--image_size", type=int | None, default=None, help="pixels; default: as trained")
     parser.add_argument(
         "--input_size",
-        type=list[int] | None,
+        type=str,
+        nargs="+",
+        metavar="SIDE",
         default=None,
-        help="[height, width] of an input of one size; default: any multiples of 32",
+        help="height and width of an input of one size; default: any multiples of 32",
     )
     parser.add_argument("--batch", type=int | None, default=None, help="images at once; default: any number")
-    parser.add_argument("--score", type=float, default=PREDICT_SCORE, help="of nms: detections score higher")
-    parser.add_argument("--iou", type=float, default=PREDICT_IOU, help="of nms: boxes that overlap more are one")
-    parser.add_argument("--max_detections", type=int, default=MAX_DETECTIONS, help="of nms: of an image")
+    add_limits(parser, USUAL_LIMITS)
     parser.add_argument("--overwrite", type=bool, default=False, help="replace a file that is there")
     return parser
 
@@ -62,24 +72,18 @@ def requested(config: Namespace, info: ModelInfo) -> ModelInfo:
     """What the arguments ask for, of a model.
 
     Raises:
-        UserError: a size that the model does not take.
+        UserError: a size that the model does not take, or limits of a suppression that there is not to be.
     """
     output: Output = config.output or ("raw" if config.format == "safetensors" else "decoded")
-    size = None
-    if config.input_size is not None:
-        if len(config.input_size) != 2:
-            raise UserError(f"--input_size {config.input_size}: give [height, width], such as [320, 640]")
-        size = (config.input_size[0], config.input_size[1])
-        check_input_size(size)
+    size = None if config.input_size is None else parse_input_size(config.input_size)
     image_size = max(size) if config.image_size is None and size is not None else config.image_size
-    limits = Suppression(config.score, config.iou, config.max_detections) if output == "nms" else None
     return replace(
         info.with_size(image_size),
         output=output,
         precision=config.precision,
         batch=config.batch,
         input_size=size,
-        suppression=limits,
+        suppression=requested_limits(config, output, USUAL_LIMITS),
     )
 
 
@@ -103,7 +107,9 @@ def main(args: list[str] | None = None) -> int:
 
     @raising_sigterm()
     def command() -> None:
-        config = build_parser().parse_args(args)
+        given, parser = sys.argv[1:] if args is None else args, build_parser()
+        check_names(given, parser, ELSEWHERE)
+        config = parser.parse_args(given)
         source = Path(config.checkpoint)
         path = Path(config.out) if config.out else source.with_suffix(SUFFIXES[config.format])
         check_path(path, config.format, config.overwrite)

@@ -1,8 +1,8 @@
 """Find objects in images and videos: `python -m yolo_lite.predict --checkpoint best.ckpt photos/ film.mp4`.
 
-Exit codes: 0 all was looked at; 1 some images were skipped, each with a line on the standard error; 2 something that
-you can mend (one line says what), or not one image could be read; 130 Ctrl-C, 143 SIGTERM: what was found until then
-is written, every file whole.
+Exit codes: 0 all was looked at; 1 some images were skipped, or a video breaks off, each with a line on the standard
+error; 2 something that you can mend (one line says what), or not one image could be read; 130 Ctrl-C, 143 SIGTERM: what
+was found until then is written, every file whole.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import cv2
 from jsonargparse import ArgumentParser
 
-from yolo_lite.deploy.detector import ELSEWHERE, Detector, PredictOptions, load_model
-from yolo_lite.deploy.sources import Failure, Frame, common_folder, with_listed
+from yolo_lite.deploy.detector import Detector, PredictOptions, load_model
+from yolo_lite.deploy.option_names import check_names
+from yolo_lite.deploy.sources import PREDICTIONS, Failure, Frame, common_folder, with_listed
 from yolo_lite.deploy.writers import (
     COCO_NAME,
     CSV_NAME,
@@ -34,7 +36,7 @@ from yolo_lite.deploy.writers import (
     Writer,
     YoloWriter,
 )
-from yolo_lite.utils.console import one_line, run_command
+from yolo_lite.utils.console import counted, one_line, run_command
 from yolo_lite.utils.errors import StoppedError, UserError
 from yolo_lite.utils.files import check_folder
 from yolo_lite.utils.progress import LongJob
@@ -42,26 +44,19 @@ from yolo_lite.utils.progress import LongJob
 log = logging.getLogger("yolo_lite.predict")  # as a command, __name__ is __main__
 
 EXIT_SKIPPED = 1
-PREDICTIONS = Path("predictions")
 KINDS = ("images", "video", "coco", "csv", "yolo")
 NOTHING = "none"
 SWITCHES = ("rectangular", "augment")
-OPTIONS = ("image_size", *(field.name for field in fields(PredictOptions)))
-# Names under which other tools have the options of this command alone; those of PredictOptions are in detector.py.
-COMMAND_ELSEWHERE = {
+# Names under which other tools have what this command alone has; the others are in option_names.py.
+ELSEWHERE = {
     "--source": "SOURCE without an option's name",
     "--input": "SOURCE without an option's name",
-    "--model": "--checkpoint",
-    "--weights": "--checkpoint",
-    "--imgsz": "--image_size",
-    "--img-size": "--image_size",
     "--save-txt": "--save yolo",
     "--save_txt": "--save yolo",
     "--save-csv": "--save csv",
     "--save-json": "--save coco",
     "--nosave": "--save none",
     "--output": "--out",
-    "--project": "--out",
 }
 
 
@@ -153,18 +148,6 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def check_names(args: list[str]) -> None:
-    """Raises:
-    UserError: an option has its name from elsewhere.
-    """
-    for arg in args:
-        name = arg.partition("=")[0]
-        bare = name.removeprefix("--").replace("-", "_") if name.startswith("--") else ""
-        meant = ELSEWHERE.get(bare, bare if bare != name[2:] and bare in OPTIONS else None)
-        if (instead := COMMAND_ELSEWHERE.get(name, meant and f"--{meant}")) is not None:
-            raise UserError(f"no option {name} here: give {instead}")
-
-
 def chosen_kinds(text: str) -> list[str]:
     """What is to be written.
 
@@ -197,7 +180,8 @@ def check_out(out: str | None) -> Path | None:
 
 @contextmanager
 def results_folder(wanted: Path | None, kinds: list[str]) -> Iterator[Path]:
-    """The folder to write to; one that nothing was written to does not stay. Two processes never get the same number.
+    """The folder to write to; where nothing was written, it does not stay, nor do folders that were made around it. Two
+    processes never get the same number.
 
     Raises:
         UserError: it cannot be made.
@@ -205,26 +189,52 @@ def results_folder(wanted: Path | None, kinds: list[str]) -> Iterator[Path]:
     if not kinds:
         yield PREDICTIONS
         return
-    is_new = wanted is None or not wanted.exists()
+    outer = wanted or PREDICTIONS
+    made = [path for path in (outer, *outer.parents) if not path.exists()]
     try:
-        folder = wanted or next_free(PREDICTIONS)
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make a folder for the results: {error.strerror} ({error.filename})") from None
-    try:
+        folder = make_results(wanted)
+        if wanted is None:
+            made.insert(0, folder)
         yield folder
     finally:
-        if is_new and not any(folder.iterdir()):
+        remove_empty(made)
+
+
+def make_results(wanted: Path | None) -> Path:
+    """Make the folder that was asked for, or the next one that is free.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        if wanted is None:
+            return next_free(PREDICTIONS)
+        wanted.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make a folder for the results: {error.strerror} ({error.filename})") from None
+    return wanted
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders up to the first that is not empty, or not there.
+
+    Args:
+        folders: each lies in the next one.
+    """
+    for folder in folders:
+        try:
             folder.rmdir()
+        except OSError:
+            return
 
 
 def next_free(parent: Path) -> Path:
     """Make the folder `parent`/N with the next number, from 1."""
-    parent.mkdir(parents=True, exist_ok=True)
-    number = max((int(path.name) for path in parent.iterdir() if path.name.isdecimal()), default=0) + 1
+    number = max((int(path.name) for path in parent.glob("*") if path.name.isdecimal()), default=0) + 1
     while True:
         try:
-            (parent / str(number)).mkdir()
+            # With its parent, which another process may have removed in the meantime.
+            (parent / str(number)).mkdir(parents=True)
             return parent / str(number)
         except FileExistsError:
             number += 1
@@ -285,10 +295,14 @@ def run_predict(args: list[str]) -> None:
         StoppedError: a signal ended it.
         UserError: the arguments are not what they should be, or no image could be read.
     """
-    # FFmpeg's own words about a damaged video, which is told in one line anyway; read when the first one is opened.
+    # What FFmpeg and OpenCV say of damaged videos and missing cameras is told in one line anyway. FFmpeg's level is
+    # read when the first video is opened, OpenCV's was read when it was imported.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    check_names(args)
-    config = build_parser().parse_args(args)
+    if "OPENCV_LOG_LEVEL" not in os.environ:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    parser = build_parser()
+    check_names(args, parser, ELSEWHERE)
+    config = parser.parse_args(args)
     options = PredictOptions(**{field.name: config[field.name] for field in fields(PredictOptions)})
     kinds = chosen_kinds(config.save)
     wanted = check_out(config.out) if kinds else None
@@ -308,9 +322,10 @@ def run_predict(args: list[str]) -> None:
         has_results = bool(kinds) and any(folder.iterdir())
     speed = tally.images / (time.perf_counter() - started)
     place = f", in {folder}" if has_results else ""
-    log.info("%d images, %d detections, %.1f images per second%s", tally.images, tally.detections, speed, place)
+    found = f"{counted(tally.images, 'image')}, {counted(tally.detections, 'detection')}"
+    log.info("%s, %.1f images per second%s", found, speed, place)
     if stop.received is not None:
-        raise StoppedError(f"after {tally.images} images; their results are whole", stop.received)
+        raise StoppedError(f"after {counted(tally.images, 'image')}; their results are whole", stop.received)
     if tally.skipped and not tally.images:
         raise UserError("none of the images could be read: see above")
     if tally.skipped:

@@ -18,9 +18,11 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
 from yolo_lite.data.datamodule import DetectionDataModule
+from yolo_lite.deploy.export_options import add_limits, requested_limits
 from yolo_lite.deploy.exporting import SUFFIXES, check_path
 from yolo_lite.deploy.loading import load_weights
 from yolo_lite.deploy.model_info import ModelInfo, Output, Suppression
+from yolo_lite.deploy.option_names import check_names
 from yolo_lite.deploy.quantisation import Measured, Quantised, QuantiseOptions, Quantiser, quantise_model
 from yolo_lite.evaluation.coco_scores import format_score
 from yolo_lite.ops.postprocess import EVAL_IOU, EVAL_SCORE, MAX_DETECTIONS
@@ -31,6 +33,7 @@ from yolo_lite.utils.signals import raising_sigterm
 log = logging.getLogger("yolo_lite.quantise")  # as a command, __name__ is __main__
 
 SHOWN_LAYERS = 12
+USUAL_LIMITS = Suppression(EVAL_SCORE, EVAL_IOU, MAX_DETECTIONS)
 
 
 def build_parser() -> ArgumentParser:
@@ -48,9 +51,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--output", type=Output, default="decoded", help="raw maps, decoded boxes, or nms")
     parser.add_argument("--image_size", type=int | None, default=None, help="pixels; default: as trained")
     parser.add_argument("--batch", type=int | None, default=None, help="images at once; default: any number")
-    parser.add_argument("--score", type=float, default=EVAL_SCORE, help="of nms: detections score higher")
-    parser.add_argument("--iou", type=float, default=EVAL_IOU, help="of nms: boxes that overlap more are one")
-    parser.add_argument("--max_detections", type=int, default=MAX_DETECTIONS, help="of nms: of an image")
+    add_limits(parser, USUAL_LIMITS)
     parser.add_class_arguments(QuantiseOptions)
     skip = {"augment", "seed", "image_size", "multi_scale", "rect_validation"}
     parser.add_class_arguments(DetectionDataModule, "data", skip=skip, instantiate=False)
@@ -117,9 +118,9 @@ def requested(config: Namespace, info: ModelInfo) -> ModelInfo:
     """What the arguments ask for, of a model.
 
     Raises:
-        UserError: a size that the model does not take.
+        UserError: a size that the model does not take, or limits of a suppression that there is not to be.
     """
-    limits = Suppression(config.score, config.iou, config.max_detections) if config.output == "nms" else None
+    limits = requested_limits(config, config.output, USUAL_LIMITS)
     return replace(info.with_size(config.image_size), output=config.output, batch=config.batch, suppression=limits)
 
 
@@ -128,8 +129,9 @@ def main(args: list[str] | None = None) -> int:
 
     @raising_sigterm()
     def command() -> None:
-        parser = build_parser()
-        config = parser.parse_args(args)
+        given, parser = sys.argv[1:] if args is None else args, build_parser()
+        check_names(given, parser, {"--nms": "--output nms"})
+        config = parser.parse_args(given)
         source = Path(config.checkpoint)
         path = Path(config.out) if config.out else source.with_name(f"{source.stem}-int8{SUFFIXES[config.format]}")
         check_path(path, config.format, config.overwrite)

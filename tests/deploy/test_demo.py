@@ -24,7 +24,7 @@ from torchvision.ops import batched_nms
 
 from yolo_lite import demo, load_model
 from yolo_lite.deploy import demo_folder
-from yolo_lite.deploy.demo_folder import RUNTIME_FILES, BrowserRuntime, find_runtime, write_demo
+from yolo_lite.deploy.demo_folder import RUNTIME_FILES, BrowserRuntime, find_runtime, readable_info, write_demo
 from yolo_lite.deploy.formats import write_onnx
 from yolo_lite.deploy.model_info import KEY, ModelInfo, Suppression
 from yolo_lite.deploy.views import View, see
@@ -168,7 +168,7 @@ def test_nothing_is_written_over_or_by_halves(
     out.mkdir()
     (out / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="not empty"):
-        write_demo(model, runtime, out)
+        write_demo(model, readable_info(model), runtime, out)
     (out / "mine.txt").unlink()
     before = sorted(tmp_path.iterdir())
 
@@ -177,22 +177,28 @@ def test_nothing_is_written_over_or_by_halves(
 
     with monkeypatch.context() as patch, pytest.raises(UserError, match="No space left"):
         patch.setattr(demo_folder.shutil, "copyfile", full_disk)
-        write_demo(model, runtime, out)
+        write_demo(model, readable_info(model), runtime, out)
     assert sorted(tmp_path.iterdir()) == before and not any(out.iterdir())
-    write_demo(model, runtime, out)
+    write_demo(model, readable_info(model), runtime, out)
     assert (out / "index.html").is_file()
 
 
-def test_models_that_a_page_cannot_use(package: Path, tmp_path: Path) -> None:
-    runtime = find_runtime(package, tmp_path)
+def test_models_that_a_page_cannot_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    """Said before the runtime is looked for, which is not there either."""
+    monkeypatch.chdir(tmp_path)
     raw = write_colour_model(tmp_path / "raw.onnx", replace(INFO, output="raw"))
-    with pytest.raises(UserError, match="--output decoded"):
-        write_demo(raw, runtime, tmp_path / "demo")
-    with pytest.raises(UserError, match=r"runs \.onnx"):
-        write_demo(tmp_path / "best.ckpt", runtime, tmp_path / "demo")
-    with pytest.raises(UserError, match="no file"):
-        write_demo(tmp_path / "missing.onnx", runtime, tmp_path / "demo")
+    for model, words in ((raw, "--output decoded"), ("best.ckpt", "runs .onnx"), ("missing.onnx", "no file")):
+        assert demo.main(["--model", str(model)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and words in error and error.count("\n") == 1
     assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.parametrize("args", [["--out", "x"], ["--model", "m.onnx", "--nonsense", "1"]])
+def test_a_wrong_argument_is_one_line(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo.main(args) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
 
 
 @contextmanager
@@ -330,7 +336,7 @@ def test_page_finds_what_python_finds(
     options: dict[str, Any], browser_runtime: BrowserRuntime, tmp_path: Path, open_demo: Callable[..., Any]
 ) -> None:
     model = write_colour_model(tmp_path / "model.onnx", replace(INFO, **options))
-    write_demo(model, browser_runtime, tmp_path / "demo")
+    write_demo(model, readable_info(model), browser_runtime, tmp_path / "demo")
     page = open_demo(tmp_path / "demo")
     page.locator("#choose:enabled").wait_for()
     picture = make_picture(96, 72)
@@ -344,7 +350,7 @@ def test_page_in_use(
     model: Path, browser_runtime: BrowserRuntime, tmp_path: Path, open_demo: Callable[..., Any]
 ) -> None:
     """Turned photos, the threshold, classes, files that are no images, the camera, on a phone in the dark."""
-    write_demo(model, browser_runtime, tmp_path / "demo")
+    write_demo(model, readable_info(model), browser_runtime, tmp_path / "demo")
     phone = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "permissions": ["camera"]}
     page = open_demo(tmp_path / "demo", **phone)
     page.locator("#choose:enabled").wait_for()
@@ -382,7 +388,7 @@ def test_page_in_use(
 def test_page_says_what_is_wrong(
     model: Path, browser_runtime: BrowserRuntime, tmp_path: Path, chromium: Any, open_demo: Callable[..., Any]
 ) -> None:
-    write_demo(model, browser_runtime, tmp_path / "demo")
+    write_demo(model, readable_info(model), browser_runtime, tmp_path / "demo")
     page = open_demo(tmp_path / "demo")  # without the permission to use a camera
     page.locator("#camera:enabled").click()
     page.locator("#status.failed", has_text="not allowed").wait_for()
@@ -427,7 +433,7 @@ def test_page_runs_exported_detectors(
     info = replace(info, output=output, precision=precision, input_size=(96, 96), suppression=limits)
     model = tmp_path / "detector.onnx"
     write_onnx(detector, info, model)
-    write_demo(model, browser_runtime, tmp_path / "demo")
+    write_demo(model, readable_info(model), browser_runtime, tmp_path / "demo")
     page = open_demo(tmp_path / "demo")
     page.locator("#choose:enabled").wait_for()
     check_equal(choose(page, encode(picture)), model, picture, **({"score": 0.3, "iou": 0.6} if limits else {}))

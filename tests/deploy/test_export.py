@@ -163,7 +163,11 @@ def test_predictions_are_those_of_the_checkpoint(checkpoint: Path, tmp_path: Pat
     [
         (["--format", "safetensors", "--output", "decoded"], "safetensors holds weights and no graph"),
         (["--input_size", "[64, 65]"], "input_size=64x65: give multiples of 32"),
-        (["--input_size", "[64]"], "--input_size [64]: give [height, width]"),
+        (["--input_size", "[64]"], "--input_size [64]: give height and width, such as --input_size 320 640"),
+        (["--input_size", "64", "wide"], "--input_size 64 wide: give height and width"),
+        (["--input_size", "64", "65"], "input_size=64x65: give multiples of 32"),
+        (["--score", "0.3"], "--score 0.3 is of suppression in the graph: give --output nms too"),
+        (["--output", "raw", "--max_detections", "9"], "--max_detections 9 is of suppression"),
         (["--batch", "0"], "batch=0: give at least 1"),
         (["--image_size", "100"], "image_size=100: give a multiple of 32"),
         (["--image_size", "0"], "image_size=0: give a multiple of 32"),

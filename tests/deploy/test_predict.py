@@ -108,7 +108,7 @@ def test_a_folder_with_junk(
     lines = shown.err.splitlines()
     assert [line.startswith("skipped: ") for line in lines] == [True, True, True, False]
     for line, words in zip(
-        lines, ["cut.jpg", "text.jpg", "no images in empty", "3 of 7 images were skipped"], strict=True
+        lines, ["cut.jpg", "text.jpg", "no images or videos in empty", "3 of 7 images were skipped"], strict=True
     ):
         assert words in line
     assert shown.out.startswith("4 images, ")
@@ -139,8 +139,41 @@ def test_nothing_could_be_read(
     assert len(lines) == 2
     assert source in lines[0]
     assert lines[1].startswith("error: none of the images could be read")
-    assert files_in(Path("predictions")) == []
-    assert not list(Path("predictions").iterdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "text.mp4"]
+
+
+def test_folders_that_nothing_was_written_to_do_not_stay(
+    photos: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine/empty").mkdir(parents=True)
+    assert command("gone.jpg", "--out", "new/a/b") == 2
+    assert command("gone.jpg", "--out", "mine/a/b") == 2
+    assert command("gone.jpg", "--out", "mine/empty") == 2
+    assert not Path("new").exists()
+    assert [path.name for path in Path("mine").iterdir()] == ["empty"]
+    capsys.readouterr()
+    assert command(photos / "a.jpg", "--save", "csv") == 0
+    assert capsys.readouterr().out.startswith("1 image, ")
+    assert command("gone.jpg", "--save", "images") == 2
+    assert [path.name for path in Path("predictions").iterdir()] == ["1"]
+
+
+def test_a_camera_that_is_not_there_is_one_line(
+    photos: Path, command: Callable[..., int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert command("97") == 2
+    skipped, error = capfd.readouterr().err.splitlines()
+    assert skipped == "skipped: camera 97: not there, or in use"
+    assert error.startswith("error: none of the images could be read")
+
+
+def test_an_image_that_is_too_large_for_jpeg_ends_nothing(
+    photos: Path, command: Callable[..., int], save_image: Save
+) -> None:
+    """Its drawing is a PNG, and those of the others are there."""
+    wide = save_image(photos / "0.bmp", np.full((4, 66_000, 3), 90, np.uint8))
+    assert command(wide, photos / "a.jpg", "--save", "images,csv") == 0
+    assert files_in(Path("predictions/1")) == ["0.png", "a.jpg", "detections.csv"]
 
 
 @pytest.mark.parametrize(
@@ -277,7 +310,7 @@ def test_a_full_disk_is_one_line(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert "cannot write predictions/1/a.jpg: No space left on device" in lines[0]
-    assert not list(Path("predictions").iterdir())
+    assert not Path("predictions").exists()
 
 
 def test_all_of_the_options_arrive(

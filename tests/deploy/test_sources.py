@@ -41,6 +41,30 @@ def test_files_folders_and_patterns_in_their_order(tmp_path: Path, save_image: S
     assert open_sources([str(tmp_path / "b"), str(tmp_path / "a")])[0] == 4
 
 
+def test_a_folder_has_videos_too(tmp_path: Path, save_image: Save, save_video: Callable[..., Path]) -> None:
+    """Folders of phones are mixed; one of videos alone is no empty one."""
+    save_image(tmp_path / "b.png", picture(1))
+    save_image(tmp_path / "d.png", picture(1))
+    (tmp_path / "only").mkdir()
+    for name in ("c.MP4", "only/a.avi"):
+        save_video(tmp_path / name, [picture(9, (32, 48))] * 2, code="MJPG" if name.endswith("avi") else "mp4v")
+    assert names(read(tmp_path)) == ["b.png", "c.MP4", "c.MP4", "d.png", "a.avi", "a.avi"]
+    assert names(read(tmp_path / "only")) == ["a.avi", "a.avi"]
+    assert open_sources([tmp_path / "only"])[0] is None
+
+
+def test_drawings_of_earlier_runs_are_not_looked_at(
+    tmp_path: Path, save_image: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless they are asked for by name."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "predictions/1/drawn.png", "x/predictions/b.png"):
+        save_image(Path(name), picture(1))
+    assert names(read(".")) == names(read(tmp_path)) == ["a.png", "b.png"]
+    assert names(read("predictions")) == names(read("predictions/1")) == ["drawn.png"]
+    assert names(read("predictions/1/drawn.png")) == ["drawn.png"]
+
+
 def test_a_file_may_be_called_as_a_pattern_or_a_number(
     tmp_path: Path, save_image: Save, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +172,18 @@ def test_videos_that_are_none(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(("name", "code"), [("film.avi", "MJPG"), ("film.mkv", "MJPG")])
+def test_a_video_that_breaks_off_is_told(name: str, code: str, tmp_path: Path, save_video: Callable[..., Path]) -> None:
+    """After what is there of it, which counts."""
+    noise = np.random.default_rng(0).integers(0, 255, (6, 48, 64, 3), dtype=np.uint8)
+    video = save_video(tmp_path / name, list(noise), code=code)
+    assert names(read(video)) == [name] * 6
+    video.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
+    *pictures, last = names(read(video))
+    assert 2 <= len(pictures) <= 4 and set(pictures) == {name}
+    assert last.startswith(f"! video {video}: ends after {len(pictures)} of about 6 pictures")
+
+
 class Camera:
     """Gives three pictures, then is unplugged."""
 
@@ -167,6 +203,48 @@ class Camera:
 
     def release(self) -> None:
         self.is_released = True
+
+
+class Film(Camera):
+    """A video whose container tells `count` pictures at `rate`, and which has one at each of `seconds`."""
+
+    def __init__(self, seconds: list[float], count: float, rate: float) -> None:
+        super().__init__(0)
+        self.left = len(seconds)
+        self.seconds = seconds
+        self.told = {cv2.CAP_PROP_FRAME_COUNT: count, cv2.CAP_PROP_FPS: rate}
+
+    def isOpened(self) -> bool:
+        return True
+
+    def get(self, what: int) -> float:
+        if what == cv2.CAP_PROP_POS_MSEC:
+            return 1000 * self.seconds[-1 - self.left] if self.left >= 0 else 0.0
+        return self.told[what]
+
+
+EVEN = [i / 25 for i in range(100)]
+
+
+@pytest.mark.parametrize(
+    ("film", "is_whole"),
+    [
+        (Film(EVEN, 100, 25), True),
+        (Film(EVEN[:60], 100, 25), False),
+        (Film(EVEN[:80], 100, 25), True),  # a phone cut off the first 0.8 seconds, and left them in the file
+        (Film([0.0] * 100, 100, 25), True),  # a build of OpenCV that knows no times
+        (Film([0.0, 0.5, 1.0, 1.9, 3.0], 90, 30), True),  # of varying rate: the number is reckoned from the length
+        (Film([0.0, 0.5, 1.0], 90, 30), False),
+        (Film(EVEN[:60], -9e15, 25), True),  # a stream that was saved as it came
+        (Film(EVEN[:60], 0, 25), True),
+        (Film(EVEN[:60], 100, 0), True),
+    ],
+)
+def test_how_long_a_video_is(film: Film, is_whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", lambda path: film)
+    (tmp_path / "film.mp4").touch()
+    found = read(tmp_path / "film.mp4")
+    assert [isinstance(one, Frame) for one in found] == [True] * len(film.seconds) + [False] * (not is_whole)
 
 
 def test_cameras_by_their_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from pycocotools.cocoeval import COCOeval
 from yolo_lite.deploy.prediction import Prediction
 from yolo_lite.deploy.writers import (
     CSV_COLUMNS,
+    LARGEST_JPEG,
     CocoWriter,
     CsvWriter,
     ImageWriter,
@@ -190,10 +191,20 @@ def test_a_whole_video_stays_when_the_next_one_breaks_off(tmp_path: Path) -> Non
     assert files_in(tmp_path) == ["a.mp4"]
 
 
+def test_an_image_that_is_too_large_for_jpeg(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name, width in (("wide.bmp", 70_000), ("last.bmp", LARGEST_JPEG), ("first.JPG", LARGEST_JPEG + 1)):
+        image = np.full((2, width, 3), 90, np.uint8)
+        write(ImageWriter(OutputNames(tmp_path)), make(name, 0, image=image, size=(2, width)))
+    assert files_in(tmp_path) == ["first.png", "last.jpg", "wide.png"]
+    assert cv2.imread(str(tmp_path / "wide.png")).shape == (2, 70_000, 3)
+    assert capfd.readouterr().err == ""
+
+
 def test_a_format_that_is_too_small(tmp_path: Path) -> None:
-    image = np.zeros((1, 70_000, 3), np.uint8)
-    with pytest.raises(UserError, match=r"a\.jpg: 70000x1 pixels"):
-        write(ImageWriter(OutputNames(tmp_path)), make("a.jpg", 0, image=image, size=(1, 70_000)))
+    width = 1_000_001
+    image = np.zeros((1, width, 3), np.uint8)
+    with pytest.raises(UserError, match=r"a\.png: 1000001x1 pixels"):
+        write(ImageWriter(OutputNames(tmp_path)), make("a.png", 0, image=image, size=(1, width)))
     assert files_in(tmp_path) == []
 
 

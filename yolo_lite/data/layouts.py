@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -137,13 +138,18 @@ def find_other_format(root: Path, split: Split) -> SplitSource | None:
     return None
 
 
-def list_images(folder: Path) -> list[Path]:
+def list_images(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES, without: Path | None = None) -> list[Path]:
     """The image files in a folder and below, sorted; hidden ones, such as macOS leaves on shared disks, are none.
 
     Linked folders are followed, each once: links may lead in circles.
+
+    Args:
+        folder: where to look.
+        suffixes: of the files, in lower case.
+        without: a folder to leave out with all below it.
     """
     found = []
-    seen = set()
+    seen = set() if without is None else {os.path.realpath(without)}
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders.sort()  # of two ways to a folder, always the same one
         place = os.path.realpath(parent)
@@ -151,7 +157,7 @@ def list_images(folder: Path) -> list[Path]:
             folders.clear()
             continue
         seen.add(place)
-        found += [Path(parent, n) for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES and not n.startswith(".")]
+        found += [Path(parent, n) for n in names if Path(n).suffix.lower() in suffixes and not n.startswith(".")]
     return sorted(found)
 
 

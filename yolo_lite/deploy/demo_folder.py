@@ -76,11 +76,12 @@ def find_runtime(given: Path | None, start: Path) -> BrowserRuntime:
     return BrowserRuntime(folder, version, str(about.get("license")))
 
 
-def write_demo(model: Path, runtime: BrowserRuntime, folder: Path) -> int:
+def write_demo(model: Path, info: ModelInfo, runtime: BrowserRuntime, folder: Path) -> int:
     """Write the folder, whole or not at all.
 
     Args:
         model: an ONNX file that `python -m yolo_lite.export` or the quantiser wrote.
+        info: what `readable_info` says of it.
         runtime: what runs it in the browser.
         folder: not there yet, or empty.
 
@@ -88,10 +89,9 @@ def write_demo(model: Path, runtime: BrowserRuntime, folder: Path) -> int:
         Bytes of all files.
 
     Raises:
-        UserError: the model is of no use in a browser, or the folder is taken or cannot be written.
+        UserError: the folder is taken or cannot be written.
     """
     check_free(folder)
-    info = readable_info(model)
     scratch = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

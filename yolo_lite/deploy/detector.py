@@ -18,6 +18,7 @@ import torch
 
 from yolo_lite.data.types import Letterbox
 from yolo_lite.deploy.loading import open_runtime
+from yolo_lite.deploy.option_names import ELSEWHERE
 from yolo_lite.deploy.prediction import Prediction
 from yolo_lite.deploy.runtimes import Runtime
 from yolo_lite.deploy.sources import Failure, Frame, is_single, open_sources
@@ -27,18 +28,6 @@ from yolo_lite.utils.errors import UserError
 
 # Larger ones are no faster on a CPU; a GPU that wants more takes `batch_size`.
 BATCH_SIZE = 8
-# Names under which other tools have these options.
-ELSEWHERE = {
-    "conf": "score",
-    "conf_thres": "score",
-    "confidence": "score",
-    "threshold": "score",
-    "iou_thres": "iou",
-    "nms": "iou",
-    "max_det": "max_detections",
-    "batch": "batch_size",
-    "rect": "rectangular",
-}
 # What is chosen when a model is loaded, not for each image.
 OF_LOADING = {"imgsz": "image_size", "image_size": "image_size", "device": "device", "threads": "threads"}
 
@@ -155,8 +144,8 @@ class Detector:
         """Detections of every image, in order.
 
         Args:
-            sources: an image or several: paths of images, folders, patterns, videos; arrays (H, W, 3) uint8 RGB or
-                (H, W) grey; images of Pillow, which are turned as their EXIF data says; numbers of cameras.
+            sources: an image or several: paths of images, videos, folders of both, patterns; arrays (H, W, 3) uint8
+                RGB or (H, W) grey; images of Pillow, which are turned as their EXIF data says; numbers of cameras.
             **options: fields of `PredictOptions`.
 
         Raises:

@@ -23,12 +23,15 @@ from PIL import Image
 
 from yolo_lite.data.decoding import decode_picture
 from yolo_lite.data.images import ImageProblem, decode_file, inspect_image, read_file
-from yolo_lite.data.layouts import IMAGE_SUFFIXES
-from yolo_lite.data.layouts import list_images as list_folder
+from yolo_lite.data.layouts import IMAGE_SUFFIXES, list_images
 from yolo_lite.utils.errors import UserError
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
+PREDICTIONS = Path("predictions")  # what `predict` writes to unless it is told otherwise
 STDIN = "-"
+# Of a whole video: phones leave the pictures in the file that were cut off before its start, up to a second of them.
+LEFT_OUT_SECONDS = 1.0
+LEFT_OUT_SHARE = 0.25
 PATTERN = "*?["
 # Images that are read while the network works on others.
 AHEAD = 16
@@ -76,8 +79,10 @@ class Failure:
     error: UserError
 
 
-def list_images(source: str) -> list[Path]:
-    """The files that a path, a folder or a pattern means; of a folder the images in it and below, sorted.
+def list_files(source: str) -> list[Path]:
+    """The files that a path, a folder or a pattern means; of a folder the images and videos in it and below, sorted.
+
+    What `predict` drew is left out of folders above it, or the next run would find its own pictures.
 
     Raises:
         UserError: there are none.
@@ -86,9 +91,11 @@ def list_images(source: str) -> list[Path]:
         raise UserError("an empty name: give a path, . for the folder that you are in")
     path = Path(source)
     if path.is_dir():
-        found = list_folder(path)
+        suffixes = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+        is_asked_for = PREDICTIONS.resolve() in (path.resolve(), *path.resolve().parents)
+        found = list_images(path, suffixes, without=None if is_asked_for else PREDICTIONS)
         if not found:
-            raise UserError(f"no images in {path}: these are looked for: {', '.join(sorted(IMAGE_SUFFIXES))}")
+            raise UserError(f"no images or videos in {path}: these are looked for: {', '.join(sorted(suffixes))}")
         return found
     if is_pattern(source):
         found = sorted(Path(p) for p in glob.glob(source, recursive=True) if Path(p).is_file())
@@ -198,7 +205,7 @@ def jobs_of(source: Any, number: int, at_least: int | None) -> Iterator[Job]:
         yield Job(partial(camera_frames, int(str(source))), is_stream=True)
     else:
         try:
-            paths = list_images(str(source))
+            paths = list_files(str(source))
         except UserError as error:
             yield Job(partial(Failure, error))
             return
@@ -289,8 +296,9 @@ def camera_frames(number: int) -> Iterator[Frame | Failure]:
 def captured(capture: Any, source: str, problem: str, is_live: bool = False) -> Iterator[Frame | Failure]:
     """The pictures of an opened video or camera."""
     try:
-        number = 0
+        number, seconds = 0, 0.0
         rate = capture.get(cv2.CAP_PROP_FPS) if capture.isOpened() else 0
+        count = 0 if is_live or rate <= 0 else max(0, round(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         while True:
             is_there, picture = capture.read() if capture.isOpened() else (False, None)
             if not is_there or picture is None:
@@ -298,7 +306,25 @@ def captured(capture: Any, source: str, problem: str, is_live: bool = False) -> 
             image = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
             yield Frame(source, image.shape[:2], image, number, rate or None, is_live=is_live)
             number += 1
+            if count:
+                seconds = max(number / rate, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 + 1 / rate)
         if not number:
             yield Failure(UserError(problem))
+        elif count and breaks_off(seconds, count / rate):
+            told = f"ends after {number} of about {count} pictures, the rest is missing or damaged"
+            yield Failure(UserError(f"video {source}: {told}"))
     finally:
         capture.release()
+
+
+def breaks_off(seconds: float, length: float) -> bool:
+    """A video ends long before it should.
+
+    In time, for many containers know how long they are and not how many pictures that is: of films whose rate varies,
+    OpenCV's number is several times too large.
+
+    Args:
+        seconds: up to the end of the last picture.
+        length: that the container tells.
+    """
+    return length - seconds > min(LEFT_OUT_SECONDS, LEFT_OUT_SHARE * length)

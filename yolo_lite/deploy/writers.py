@@ -25,6 +25,7 @@ from yolo_lite.utils.files import replacing, temporary_path
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 DRAWN_SUFFIXES = (*JPEG_SUFFIXES, ".png")  # other formats become JPEG
 JPEG_QUALITY = 92
+LARGEST_JPEG = 65_500  # pixels a side, of libjpeg
 USUAL_RATE = 25.0  # pictures per second of a video that does not tell
 CODEC = "mp4v"  # the only one for .mp4 that every build of OpenCV has and that keeps up with the network
 COCO_NAME, CSV_NAME, LABELS_NAME = "detections.json", "detections.csv", "labels"
@@ -121,7 +122,8 @@ class Writer(ABC):
 
 
 class ImageWriter(Writer):
-    """Annotated images of sources that are no videos; JPEG and PNG stay what they are, others become JPEG."""
+    """Annotated images of sources that are no videos; JPEG and PNG stay what they are, others become JPEG, or PNG where
+    they are too large for it."""
 
     def __init__(self, names: OutputNames) -> None:
         self.names = names
@@ -129,18 +131,24 @@ class ImageWriter(Writer):
     def add(self, prediction: Prediction) -> None:
         if prediction.frame is not None:
             return
-        found = Path(prediction.source).suffix
-        path = self.names.path(prediction.source, found if found.lower() in DRAWN_SUFFIXES else ".jpg")
+        path = self.names.path(prediction.source, drawn_suffix(prediction))
         content = encode_image(prediction.draw(), path)
         with replacing(path) as file:
             file.write(content)
+
+
+def drawn_suffix(prediction: Prediction) -> str:
+    """Of the file that an annotated image is written to."""
+    found = Path(prediction.source).suffix
+    suffix = found if found.lower() in DRAWN_SUFFIXES else ".jpg"
+    return ".png" if suffix.lower() in JPEG_SUFFIXES and max(prediction.size) > LARGEST_JPEG else suffix
 
 
 def encode_image(image: np.ndarray, path: Path) -> bytes:
     """An (H, W, 3) uint8 RGB image in the format of a file's name.
 
     Raises:
-        UserError: the format cannot hold it, as JPEG more than 65,535 pixels a side.
+        UserError: the format cannot hold it, as PNG more than 1,000,000 pixels a side.
     """
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if path.suffix.lower() in JPEG_SUFFIXES else []
     try:

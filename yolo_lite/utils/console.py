@@ -101,6 +101,11 @@ def table_console() -> Console:
     return console
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def clock(seconds: float) -> str:
     """`1:02:03` or `2:03`."""
     minutes, second = divmod(round(seconds), 60)
