@@ -159,6 +159,17 @@ def test_missing_data_is_one_line(trained_file: Path, tmp_path: Path, capsys: py
     assert not out.exists()
 
 
+def test_data_that_is_not_named_is_one_line_before_any_is_drawn(
+    trained_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not the drawn shapes, whose classes are others."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["--checkpoint", str(trained_file), "--out", "m.onnx"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "with --data.root" in said and "\n" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_option_out_of_range_is_one_line(
     trained_file: Path, trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
