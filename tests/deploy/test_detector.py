@@ -17,7 +17,7 @@ from PIL import Image
 from yolo_lite import load_model
 from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.deploy.detector import Detector, PredictOptions
-from yolo_lite.deploy.model_info import KEY
+from yolo_lite.deploy.model_info import KEY, ModelInfo
 from yolo_lite.deploy.prediction import Prediction
 from yolo_lite.deploy.runtimes import OpenVinoRuntime
 from yolo_lite.deploy.sources import Frame
@@ -271,6 +271,18 @@ def test_a_damaged_checkpoint_is_one_line(part: str, change: Any, checkpoint: Pa
     torch.save({**read_checkpoint(checkpoint), part: change}, tmp_path / "bad.ckpt")
     with pytest.raises(UserError, match=r"bad\.ckpt is damaged"):
         load_model(tmp_path / "bad.ckpt")
+
+
+def test_a_file_of_a_size_that_cannot_be_is_one_line(checkpoint: Path, tmp_path: Path) -> None:
+    """It would end in an error of PyTorch in the middle of the network."""
+    content = read_checkpoint(checkpoint)
+    content["hyper_parameters"]["image_size"] = 100
+    torch.save(content, tmp_path / "odd.ckpt")
+    with pytest.raises(UserError, match=r"odd\.ckpt says that it takes images of 100 pixels, .*multiple of 32"):
+        load_model(tmp_path / "odd.ckpt")
+    said = ModelInfo("yolov8n", ("a",), -32, (8, 16, 32), 16).to_json()
+    with pytest.raises(UserError, match=r"m\.onnx says that it takes images of -32 pixels"):
+        ModelInfo.from_json(said, "m.onnx")
 
 
 @pytest.mark.parametrize("options", [{"score": "0.3"}, {"batch_size": 2.5}, {"tile": 100.5}, {"overlap": None}])

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from yolo_lite.deploy.model_info import KEY, ModelInfo
+from yolo_lite.deploy.model_info import KEY, ModelInfo, check_own_size
 from yolo_lite.deploy.runtimes import (
     ExportedRuntime,
     OnnxRuntime,
@@ -56,7 +56,7 @@ def from_checkpoint(checkpoint: dict[str, Any], path: Path) -> tuple[YOLO, Model
     """The detector with a checkpoint's averaged weights.
 
     Raises:
-        UserError: its settings cannot be read, or its weights do not fit them.
+        UserError: its settings cannot be read or used, or its weights do not fit them.
     """
     try:
         settings = checkpoint["hyper_parameters"]
@@ -66,6 +66,7 @@ def from_checkpoint(checkpoint: dict[str, Any], path: Path) -> tuple[YOLO, Model
         weights = checkpoint["state_dict"].items()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged: its settings cannot be read ({error!r})") from None
+    check_own_size(image_size, path)
     state = {name.removeprefix(MODEL_PREFIX): x for name, x in weights if name.startswith(MODEL_PREFIX)}
     load_state(model, state, path)
     return model, ModelInfo.of(model, settings["variant"], names, image_size)

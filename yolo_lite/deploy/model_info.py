@@ -105,9 +105,11 @@ class ModelInfo:
                 values[key] = tuple(values[key]) if values[key] is not None else None
             if values["suppression"] is not None:
                 values["suppression"] = Suppression(**values["suppression"])
-            return ModelInfo(**{key: value for key, value in values.items() if key in known})
+            info = ModelInfo(**{key: value for key, value in values.items() if key in known})
+            check_own_size(info.image_size, name)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{name} is damaged: what it says of its model cannot be read ({error})") from None
+        return info
 
     def with_size(self, image_size: int | None) -> ModelInfo:
         """The same for another image size.
@@ -122,6 +124,17 @@ class ModelInfo:
             height, width = self.input_size
             raise UserError(f"image_size={image_size}: this model takes {height}x{width} pixels only; leave it out")
         return replace(self, image_size=image_size)
+
+
+def check_own_size(image_size: int, name: Any) -> None:
+    """Raises:
+    UserError: what a file says of its image size is nothing that the network takes.
+    """
+    if image_size < SIZE_DIVISOR or image_size % SIZE_DIVISOR:
+        raise UserError(
+            f"{name} says that it takes images of {image_size} pixels, which must be a multiple of {SIZE_DIVISOR}: "
+            "import or export it again"
+        )
 
 
 def check_image_size(image_size: int) -> None:
