@@ -135,6 +135,20 @@ def test_the_file_predicts_nearly_the_same_and_says_what_it_is(written: Any, tra
     assert result.after.scores["map_50"] > result.before.scores["map_50"] - 0.3
 
 
+def test_a_changed_file_is_noticed(written: Any, tmp_path: Path) -> None:
+    """Its sum is its own, not that of the float32 file that it was made from."""
+    _, _, _, result = written
+    for file in result.path.parent.glob("model.*"):
+        shutil.copy(file, tmp_path)
+    path = tmp_path / result.path.name
+    weights = path.with_suffix(".bin") if path.suffix == ".xml" else path
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(UserError, match=f"{weights.name} is damaged"):
+        load_model(path, device="cpu")
+
+
 def test_nothing_is_overwritten(trained: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_text("mine")

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from yolo_lite.deploy.checksums import SUM_KEY, check_sum
 from yolo_lite.deploy.model_info import KEY, ModelInfo, check_own_size
 from yolo_lite.deploy.runtimes import (
     ExportedRuntime,
@@ -86,6 +87,7 @@ def read_safetensors(path: Path) -> tuple[YOLO, ModelInfo]:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
     except Exception as error:  # of a type of its own
         raise unreadable(path, "safetensors file", error) from None
+    check_sum(path, metadata.get(SUM_KEY))
     info = ModelInfo.from_json(metadata.get(KEY), str(path))
     try:
         model = YOLO(ModelSpec(**json.loads(metadata["spec"])), len(info.class_names))

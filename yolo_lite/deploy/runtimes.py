@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from yolo_lite.deploy.checksums import SUM_KEY, check_sum
 from yolo_lite.deploy.model_info import KEY, ModelInfo
 from yolo_lite.deploy.program_files import check_program
 from yolo_lite.models.fuse import fuse_model
@@ -186,7 +187,9 @@ class OnnxRuntime(Runtime):
             self.session = onnxruntime.InferenceSession(str(path), options, providers=wanted)
         except Exception as error:  # of whatever type
             raise unreadable(path, "ONNX file", error) from None
-        self.info = ModelInfo.from_json(self.session.get_modelmeta().custom_metadata_map.get(KEY), str(path))
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        check_sum(path, metadata.get(SUM_KEY))
+        self.info = ModelInfo.from_json(metadata.get(KEY), str(path))
         self.device = device
         self._input = self.session.get_inputs()[0].name
 
@@ -209,7 +212,10 @@ class OpenVinoRuntime(Runtime):
         core = openvino.Core()
         try:
             model = core.read_model(path)
-            content = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
+            content, own = (
+                model.get_rt_info([key]).astype(str) if model.has_rt_info([key]) else None for key in (KEY, SUM_KEY)
+            )
+            check_sum(path, own)
             self.info = ModelInfo.from_json(content, str(path))
             # On its own choice it would compute in bf16 where the CPU can: other numbers than everywhere else.
             options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
