@@ -156,7 +156,7 @@ class Contest:
         for entry in entries:
             if entry.name in runtimes:
                 runtime = runtimes[entry.name]
-                memory = self.memory_of(entry, max(size)) if self.memory else None
+                memory = self.memory_of(entry, size) if self.memory else None
                 scores = score_runtime(runtime, data).numbers if data is not None else None
                 times = latency[entry.name], crowd[entry.name]
                 results.append(Result(entry, runtime.info, *times, size_of(entry.path), memory, scores))
@@ -173,11 +173,9 @@ class Contest:
             raise UserError(f"{path.name} runs on the {runtime.device} only")
         return runtime
 
-    def memory_of(self, entry: Entry, image_size: int) -> int | None:
-        """What one file needs; None where that cannot be told."""
-        return attempt(
-            f"memory of {entry.name}", lambda: added_memory(entry.path, image_size, self.batch, self.threads)
-        )
+    def memory_of(self, entry: Entry, size: tuple[int, int]) -> int | None:
+        """What one file needs for images of (height, width); None where that cannot be told."""
+        return attempt(f"memory of {entry.name}", lambda: added_memory(entry.path, size, self.batch, self.threads))
 
 
 def attempt(name: str, work: Callable[[], Any], hindrance: type[UserError] = UserError) -> Any:
