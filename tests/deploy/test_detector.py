@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -344,7 +345,8 @@ def test_ctrl_c_after_models_of_openvino(colour_detector: Make, tmp_path: Path) 
     openvino = pytest.importorskip("openvino", reason="openvino is not installed (requirements-export.txt)")
     images = openvino.opset13.parameter([1, 3, 64, 64], np.float32)
     model = openvino.Model([openvino.opset13.relu(images)], [images])
-    model.set_rt_info(colour_detector().info.to_json(), [KEY])
+    raw = {"output": "raw", "strides": (8,), "reg_max": 0, "batch": 1, "input_size": (64, 64)}
+    model.set_rt_info(replace(colour_detector().info, **raw).to_json(), [KEY])
     openvino.save_model(model, str(tmp_path / "m.xml"))
     before = list(signal_stack() or [])
     loaded = [OpenVinoRuntime(tmp_path / "m.xml") for _ in range(2)]

@@ -107,7 +107,7 @@ class Contest:
     """How to measure.
 
     Attributes:
-        device: cpu or cuda.
+        device: cpu, cuda or cuda:N.
         threads: of the CPU, the same for all.
         batch: images of a call whose latency is taken.
         throughput_batch: images of a call whose throughput is taken.
@@ -144,7 +144,7 @@ class Contest:
         torch.set_num_threads(self.threads)
         runtimes: dict[str, Runtime] = {}
         for entry in entries:
-            runtime = attempt(entry.name, partial(self.open, entry.path))
+            runtime = attempt(entry.name, partial(open_runtime, entry.path, self.device, self.threads))
             if runtime is not None:
                 runtimes[entry.name] = runtime
         if not runtimes:
@@ -161,17 +161,6 @@ class Contest:
                 times = latency[entry.name], crowd[entry.name]
                 results.append(Result(entry, runtime.info, *times, size_of(entry.path), memory, scores))
         return results
-
-    def open(self, path: Path) -> Runtime:
-        """What runs a file, on the device.
-
-        Raises:
-            UserError: it does not run there.
-        """
-        runtime = open_runtime(path, self.device, self.threads)
-        if runtime.device.partition(":")[0] != self.device.partition(":")[0]:
-            raise UserError(f"{path.name} runs on the {runtime.device} only")
-        return runtime
 
     def memory_of(self, entry: Entry, size: tuple[int, int]) -> int | None:
         """What one file needs for images of (height, width); None where that cannot be told."""

@@ -130,6 +130,10 @@ def open_runtime(path: Path, device: str = "auto", threads: int | None = None) -
         ".torchscript": lambda: ScriptRuntime(path, place),
         ".pt2": lambda: ExportedRuntime(path, place),
     }
+    if path.suffix.lower() == ".xml" and str(device) != "auto" and place != "cpu":
+        raise UserError(
+            f"device {device}: models of OpenVINO run on the CPU here; leave it out, or use the .onnx format"
+        )
     opener = openers.get(path.suffix.lower())
     if opener is None:
         raise UserError(f"{path}: no model that can be run; these can: {', '.join(READABLE)}")
