@@ -34,7 +34,7 @@ CHOICES = (
     *(f"{name}-fp16" for name in RUN),
     *(f"{name}-int8" for name in QUANTISERS),
 )
-WEIGHTS = (".ckpt", ".safetensors")
+WEIGHTS = (".ckpt", ".safetensors")  # of any case
 
 
 @dataclass(frozen=True)
@@ -212,23 +212,35 @@ def known_files(paths: Sequence[Path], image_size: int | None) -> dict[Path, Mod
     """What each file says of its model; one whose package is missing is said in a line, and left out.
 
     Raises:
-        UserError: a file is named twice, is not there or cannot be read.
+        UserError: a file is named twice, is not there, cannot be read or takes no images of that size.
     """
     places: set[Path] = set()
     for path in paths:
         place = model_file(path).resolve()
-        if path.suffix not in WEIGHTS:  # their reader says more
+        if path.suffix.lower() not in WEIGHTS:  # their reader says more
             check_file(model_file(path))
         if place in places:
             raise UserError(f"--checkpoint names {path} twice: give each file once")
         places.add(place)
     found: dict[Path, ModelInfo] = {}
     for path in paths:
-        if path.suffix in WEIGHTS:
-            found[path] = load_weights(path)[1].with_size(image_size)
+        if path.suffix.lower() in WEIGHTS:
+            found[path] = with_size(path, load_weights(path)[1], image_size)
         elif runtime := attempt(str(path), partial(open_runtime, path, "cpu"), MissingPackageError):
-            found[path] = runtime.info
+            found[path] = with_size(path, runtime.info, image_size)
     return found
+
+
+def with_size(path: Path, info: ModelInfo, image_size: int | None) -> ModelInfo:
+    """As the method of that name; of several files it says which one takes no such size.
+
+    Raises:
+        UserError: the model takes no such size.
+    """
+    try:
+        return info.with_size(image_size)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def prepare_entries(
@@ -249,8 +261,9 @@ def prepare_entries(
     for number, (name, (path, info)) in enumerate(zip(short_names(list(files)), files.items(), strict=True)):
         if data is not None:
             check_classes(list(info.class_names), data.eval_index.class_names)
-        if path.suffix not in WEIGHTS:
-            entries.append(Entry(name, path.suffix.lstrip("."), model_file(path), None))
+        if path.suffix.lower() not in WEIGHTS:
+            file = model_file(path)
+            entries.append(Entry(name, file.suffix.lower().lstrip("."), file, None))
             continue
         model, _ = load_weights(path)
         place = folder / str(number)

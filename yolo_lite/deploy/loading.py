@@ -32,6 +32,7 @@ READABLE = (".ckpt", ".safetensors", ".onnx", ".xml (OpenVINO)", ".torchscript",
 # Of them, those whose weights nobody can take out again.
 EXPORTED = (".onnx", ".xml", ".torchscript", ".pt2")
 MOST_THREADS = 1024
+SHOWN = 3  # names of files in a message
 
 
 def load_weights(path: Path) -> tuple[YOLO, ModelInfo]:
@@ -136,6 +137,8 @@ def open_runtime(path: Path, device: str = "auto", threads: int | None = None) -
         )
     opener = openers.get(path.suffix.lower())
     if opener is None:
+        if path.is_dir():
+            check_file(path)
         raise UserError(f"{path}: no model that can be run; these can: {', '.join(READABLE)}")
     if path.suffix.lower() != ".ckpt":  # its reader says more
         check_file(path)
@@ -155,8 +158,12 @@ def check_file(path: Path) -> None:
     """Raises:
     UserError: it is not there, a folder, or may not be read.
     """
+    if path.is_dir():
+        names = [file.name for file in sorted(path.glob("*.xml"))]
+        listed = f" of {len(names)} models, {', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''}"
+        raise UserError(f"{path} is a folder{listed if names else ''}: give {'one of them' if names else 'a file'}")
     if not path.is_file():
-        raise UserError(f"{path} is a folder: give a file" if path.is_dir() else f"no file {path}")
+        raise UserError(f"no file {path}")
     check_readable(path)
 
 
