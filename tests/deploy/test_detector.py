@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -284,6 +285,24 @@ def test_a_file_of_a_size_that_cannot_be_is_one_line(checkpoint: Path, tmp_path:
     said = ModelInfo("yolov8n", ("a",), -32, (8, 16, 32), 16).to_json()
     with pytest.raises(UserError, match=r"m\.onnx says that it takes images of -32 pixels"):
         ModelInfo.from_json(said, "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"path": None}, r"load_model\(None\): give the name of a file"),
+        ({"image_size": "320"}, "image_size='320': give a whole number"),
+        ({"threads": "2"}, "threads='2': give a whole number"),
+    ],
+)
+def test_arguments_of_another_type_are_told(arguments: dict[str, Any], message: str, checkpoint: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        load_model(**{"path": checkpoint, **arguments})
+
+
+def test_an_ending_in_capitals(trained_file: Path, tmp_path: Path) -> None:
+    path = shutil.copy(trained_file, tmp_path / "M.SAFETENSORS")
+    assert load_model(path, device="cpu", image_size=np.int64(96)).image_size == 96  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("options", [{"score": "0.3"}, {"batch_size": 2.5}, {"tile": 100.5}, {"overlap": None}])

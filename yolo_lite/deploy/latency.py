@@ -122,7 +122,7 @@ def peak_of_running(path: Path, size: tuple[int, int], batch: int, threads: int 
     if threads is not None:
         torch.set_num_threads(threads)
     images = torch.zeros(batch, 3, *size, dtype=torch.uint8)
-    if package := PACKAGES.get(path.suffix):
+    if package := PACKAGES.get(path.suffix.lower()):
         needed(package, path)
     reset_peak()
     before = process_memory("VmRSS")

@@ -46,7 +46,7 @@ def load_weights(path: Path) -> tuple[YOLO, ModelInfo]:
     check_readable(path)
     # The weights that are overwritten are drawn first: nobody else's random numbers are to change by it.
     with torch.random.fork_rng(devices=[]):
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             return read_safetensors(path)
         found = from_checkpoint(read_checkpoint(path), path)
     if zipfile.is_zipfile(path):  # all that torch writes since 1.6
