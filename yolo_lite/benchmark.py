@@ -19,7 +19,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from yolo_lite.data.datamodule import DetectionDataModule
-from yolo_lite.deploy.contest import Contest, Result, common_size, known_files, parse_formats, prepare_entries
+from yolo_lite.deploy.contest import (
+    CHOICES,
+    Contest,
+    Result,
+    common_size,
+    known_files,
+    parse_formats,
+    prepare_entries,
+)
 from yolo_lite.deploy.figures import Point, latency_figure
 from yolo_lite.deploy.loading import pick_device
 from yolo_lite.deploy.option_names import check_names
@@ -47,8 +55,8 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--checkpoint", type=str, nargs="+", required=True, help="of train.py, exported here; or exported files"
     )
-    parser.add_argument("--formats", type=str, default=FORMATS, help="with commas; NAME-fp16 and NAME-int8 too")
-    parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--formats", type=str, default=FORMATS, help=f"with commas, of {', '.join(CHOICES)}")
+    parser.add_argument("--device", type=str, default="cpu", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int | None, default=None, help="of the CPU; default: as PyTorch has")
     parser.add_argument("--batch", type=int, default=1, help="images of a call, of the latency")
     parser.add_argument("--throughput_batch", type=int, default=8, help="images of a call, of the throughput")
@@ -143,7 +151,8 @@ def benchmark(config: Namespace) -> None:
     formats = parse_formats(config.formats)
     threads = torch.get_num_threads() if config.threads is None else config.threads
     counts = config.batch, config.throughput_batch, config.rounds
-    contest = Contest(pick_device(config.device), threads, *counts, config.memory and config.device == "cpu")
+    device = pick_device(config.device)
+    contest = Contest(device, threads, *counts, config.memory and device == "cpu")
     options = QuantiseOptions(**config.int8.as_dict(), threads=threads, timing_rounds=1)
     files = known_files([Path(text) for text in config.checkpoint], config.image_size)
     size = common_size(list(files.values()))

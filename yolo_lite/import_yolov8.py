@@ -14,10 +14,12 @@ import torch
 from jsonargparse import ArgumentParser
 
 import yolo_lite
+from yolo_lite.deploy.model_info import check_image_size
 from yolo_lite.imports.yolov8 import read_yolov8
 from yolo_lite.training.module import DetectionModule
 from yolo_lite.utils.checkpoints import CHECKPOINT_FORMAT
 from yolo_lite.utils.console import run_command
+from yolo_lite.utils.errors import UserError
 from yolo_lite.utils.files import check_new, check_target, replacing
 
 log = logging.getLogger("yolo_lite.import_yolov8")  # as a command, __name__ is __main__
@@ -33,7 +35,7 @@ def build_parser() -> ArgumentParser:
         exit_on_error=False,
     )
     parser.add_argument("file", type=str, metavar="FILE", help="a .pt file of a detector, n to x")
-    parser.add_argument("--out", type=str, required=True, help="the checkpoint to write")
+    parser.add_argument("--out", type=str, required=True, help="the checkpoint to write, *.ckpt")
     parser.add_argument("--image_size", type=int | None, default=None, help="pixels; default: as trained, else 640")
     parser.add_argument("--overwrite", type=bool, default=False, help="replace a file that is there")
     return parser
@@ -43,9 +45,13 @@ def import_file(source: Path, target: Path, image_size: int | None, overwrite: b
     """Read, convert, write.
 
     Raises:
-        UserError: the file cannot be used, or the target is there.
+        UserError: the file or the image size cannot be used, or the target is there or has no name of a checkpoint.
     """
+    if target.suffix != ".ckpt":
+        raise UserError(f"--out {target}: a checkpoint must be called *.ckpt, or it is not known again")
     check_new(target, overwrite)
+    if image_size is not None:
+        check_image_size(image_size)
     found = read_yolov8(source)
     size = image_size or found.image_size or USUAL_SIZE
     module = DetectionModule(found.variant, found.class_names, size)

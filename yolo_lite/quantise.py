@@ -17,7 +17,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
-from yolo_lite.data.datamodule import DetectionDataModule
+from yolo_lite.data.datamodule import SHAPES_ROOT, DetectionDataModule
 from yolo_lite.deploy.export_options import add_limits, requested_limits
 from yolo_lite.deploy.exporting import SUFFIXES, check_path
 from yolo_lite.deploy.loading import load_weights
@@ -27,6 +27,7 @@ from yolo_lite.deploy.quantisation import Measured, Quantised, QuantiseOptions, 
 from yolo_lite.evaluation.coco_scores import format_score
 from yolo_lite.ops.postprocess import EVAL_IOU, EVAL_SCORE, MAX_DETECTIONS
 from yolo_lite.utils.console import run_command, table_console
+from yolo_lite.utils.errors import UserError
 from yolo_lite.utils.files import check_target, replacing
 from yolo_lite.utils.signals import raising_sigterm
 
@@ -132,6 +133,11 @@ def main(args: list[str] | None = None) -> int:
         given, parser = sys.argv[1:] if args is None else args, build_parser()
         check_names(given, parser, {"--nms": "--output nms"})
         config = parser.parse_args(given)
+        if config.data.root is None and None in (config.data.train_annotations, config.data.val_annotations):
+            raise UserError(
+                "int8 is calibrated and scored on the data of the training: name its folder with --data.root "
+                f"({SHAPES_ROOT} for a model of the drawn shapes)"
+            )
         source = Path(config.checkpoint)
         path = Path(config.out) if config.out else source.with_name(f"{source.stem}-int8{SUFFIXES[config.format]}")
         check_path(path, config.format, config.overwrite)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,9 @@ import pytest
 from yolo_lite.benchmark import main
 from yolo_lite.deploy.contest import CHOICES, parse_formats, short_names
 from yolo_lite.deploy.figures import Point, latency_figure
+from yolo_lite.deploy.formats import write_torchscript
+from yolo_lite.deploy.loading import open_runtime
+from yolo_lite.utils.errors import UserError
 
 
 @pytest.fixture
@@ -54,6 +60,77 @@ def test_without_data_there_is_no_map(run: Any, tmp_path: Path) -> None:
     assert run("--formats", "torch", "--json", str(numbers), "--out", str(tmp_path))[0] == 0
     assert json.loads(numbers.read_text())[0]["map"] is None
     assert (tmp_path / "latency.png").is_file()
+
+
+def test_memory_is_measured_on_images_that_the_models_take(
+    run: Any, trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, asked = tmp_path / "m.torchscript", []
+    write_torchscript(trained.model, replace(trained.info, output="decoded", input_size=(64, 96)), path)
+
+    def note(place: Path, size: tuple[int, int], *_: Any) -> int:
+        asked.append((place, size))
+        return 2**20
+
+    monkeypatch.setattr("yolo_lite.deploy.contest.added_memory", note)
+    assert run("--memory", "true", checkpoints=(path,))[0] == 0
+    assert asked == [(path, (64, 96))]
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained detector for images of any size."""
+    path = tmp_path_factory.mktemp("exported") / "m.torchscript"
+    write_torchscript(trained.model, replace(trained.info, output="decoded"), path)
+    return path
+
+
+def test_a_size_is_that_of_all_models(run: Any, trained_file: Path, exported: Path, tmp_path: Path) -> None:
+    """Of exported files of any size too, which were measured at the size of the training."""
+    code, said, error = run("--formats", "torch", "--image_size", "96", checkpoints=(trained_file, exported))
+    assert code == 0 and "96x96 px" in said and not error
+
+
+def test_a_size_that_a_file_does_not_take_is_told_with_its_name(run: Any, trained: Any, tmp_path: Path) -> None:
+    path = tmp_path / "m.torchscript"
+    write_torchscript(trained.model, replace(trained.info, output="decoded", input_size=(64, 64)), path)
+    code, _, said = run("--image_size", "96", checkpoints=(path,))
+    assert code == 2 and said == f"error: {path}: image_size=96: this model takes 64x64 pixels only; leave it out"
+
+
+def test_a_device_that_is_chosen_here(
+    run: Any, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Is the CPU where there is no GPU, with its memory."""
+    monkeypatch.setattr("yolo_lite.deploy.contest.added_memory", lambda *_: 2**20)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    numbers = tmp_path / "numbers.json"
+    arguments = ["--device", "auto", "--memory", "true", "--json", str(numbers)]
+    code, said, _ = run(*arguments, checkpoints=(exported,))
+    assert code == 0 and "64x64 px, cpu, " in said
+    assert json.loads(numbers.read_text())[0]["added_bytes"] == 2**20
+
+
+def test_endings_in_capitals(run: Any, trained_file: Path, tmp_path: Path) -> None:
+    path = shutil.copy(trained_file, tmp_path / "M.SAFETENSORS")
+    code, said, _ = run("--formats", "torch", checkpoints=(path,))
+    assert code == 0 and "torch" in said
+
+
+def test_a_folder_of_several_models_is_told_with_their_names(run: Any, tmp_path: Path) -> None:
+    for name in "dcba":
+        (tmp_path / f"{name}.xml").touch()
+    message = f"{tmp_path} is a folder of 4 models, a.xml, b.xml, c.xml, ...: give one of them"
+    code, _, said = run(checkpoints=(tmp_path,))
+    assert code == 2 and said == f"error: {message}"
+    with pytest.raises(UserError, match=re.escape(message)):
+        open_runtime(tmp_path)
+
+
+def test_the_help_lists_the_formats(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "".join(f"of {', '.join(CHOICES)}".split()) in "".join(capsys.readouterr().out.split())
 
 
 def test_what_cannot_be_had_is_one_line_and_left_out(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,8 @@ def write_colour_model(path: Path, info: ModelInfo = INFO) -> Path:
             helper.make_node("GatherND", ["all_boxes", "index"], ["boxes_xyxy"], batch_dims=1),
         ]
         types = {"boxes_xyxy": proto.FLOAT, "scores": proto.FLOAT, "labels": proto.INT64}
+    elif info.output == "raw":
+        types = {"maps": proto.FLOAT}
     else:
         nodes += [
             helper.make_node("Identity", ["all_boxes"], ["boxes_xyxy"]),
@@ -186,7 +188,7 @@ def test_nothing_is_written_over_or_by_halves(
 def test_models_that_a_page_cannot_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
     """Said before the runtime is looked for, which is not there either."""
     monkeypatch.chdir(tmp_path)
-    raw = write_colour_model(tmp_path / "raw.onnx", replace(INFO, output="raw"))
+    raw = write_colour_model(tmp_path / "raw.onnx", replace(INFO, output="raw", reg_max=0))
     for model, words in ((raw, "--output decoded"), ("best.ckpt", "runs .onnx"), ("missing.onnx", "no file")):
         assert demo.main(["--model", str(model)]) == 2
         error = capsys.readouterr().err

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from PIL import Image
 from yolo_lite import load_model
 from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.deploy.detector import Detector, PredictOptions
-from yolo_lite.deploy.model_info import KEY
+from yolo_lite.deploy.model_info import KEY, ModelInfo
 from yolo_lite.deploy.prediction import Prediction
 from yolo_lite.deploy.runtimes import OpenVinoRuntime
 from yolo_lite.deploy.sources import Frame
@@ -273,6 +275,36 @@ def test_a_damaged_checkpoint_is_one_line(part: str, change: Any, checkpoint: Pa
         load_model(tmp_path / "bad.ckpt")
 
 
+def test_a_file_of_a_size_that_cannot_be_is_one_line(checkpoint: Path, tmp_path: Path) -> None:
+    """It would end in an error of PyTorch in the middle of the network."""
+    content = read_checkpoint(checkpoint)
+    content["hyper_parameters"]["image_size"] = 100
+    torch.save(content, tmp_path / "odd.ckpt")
+    with pytest.raises(UserError, match=r"odd\.ckpt says that it takes images of 100 pixels, .*multiple of 32"):
+        load_model(tmp_path / "odd.ckpt")
+    said = ModelInfo("yolov8n", ("a",), -32, (8, 16, 32), 16).to_json()
+    with pytest.raises(UserError, match=r"m\.onnx says that it takes images of -32 pixels"):
+        ModelInfo.from_json(said, "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"path": None}, r"load_model\(None\): give the name of a file"),
+        ({"image_size": "320"}, "image_size='320': give a whole number"),
+        ({"threads": "2"}, "threads='2': give a whole number"),
+    ],
+)
+def test_arguments_of_another_type_are_told(arguments: dict[str, Any], message: str, checkpoint: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        load_model(**{"path": checkpoint, **arguments})
+
+
+def test_an_ending_in_capitals(trained_file: Path, tmp_path: Path) -> None:
+    path = shutil.copy(trained_file, tmp_path / "M.SAFETENSORS")
+    assert load_model(path, device="cpu", image_size=np.int64(96)).image_size == 96  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("options", [{"score": "0.3"}, {"batch_size": 2.5}, {"tile": 100.5}, {"overlap": None}])
 def test_options_of_another_type_are_told(options: dict[str, Any], colour_detector: Make) -> None:
     with pytest.raises(UserError, match=f"{next(iter(options))}=.*: give a"):
@@ -332,7 +364,8 @@ def test_ctrl_c_after_models_of_openvino(colour_detector: Make, tmp_path: Path) 
     openvino = pytest.importorskip("openvino", reason="openvino is not installed (requirements-export.txt)")
     images = openvino.opset13.parameter([1, 3, 64, 64], np.float32)
     model = openvino.Model([openvino.opset13.relu(images)], [images])
-    model.set_rt_info(colour_detector().info.to_json(), [KEY])
+    raw = {"output": "raw", "strides": (8,), "reg_max": 0, "batch": 1, "input_size": (64, 64)}
+    model.set_rt_info(replace(colour_detector().info, **raw).to_json(), [KEY])
     openvino.save_model(model, str(tmp_path / "m.xml"))
     before = list(signal_stack() or [])
     loaded = [OpenVinoRuntime(tmp_path / "m.xml") for _ in range(2)]

@@ -269,4 +269,4 @@ def test_a_full_disk_under_openvino_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "m.bin").symlink_to("/dev/full")
     path = tmp_path / "m.xml"
     with pytest.raises(UserError, match=f"cannot write {path}: .*disk is full"), writing(path):
-        save_openvino(openvino.Model([total], [images]), path)
+        save_openvino(openvino.Model([total], [images]), lively(width=0.125)[1], path)

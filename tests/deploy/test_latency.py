@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from yolo_lite.deploy.formats import write_onnx
 from yolo_lite.deploy.latency import WARM_UP, Latency, added_memory, measure_latency, peak_of_running
 from yolo_lite.deploy.runtimes import Runtime
 from yolo_lite.utils.errors import UserError
@@ -49,10 +51,22 @@ def test_median_p90_and_throughput(seconds: Sequence[float], batch: int) -> None
 
 
 def test_memory_is_that_of_the_model(trained_file: Path) -> None:
-    assert 0 < added_memory(trained_file, 64, batch=1, threads=1) < 2**30
+    assert 0 < added_memory(trained_file, (64, 64), batch=1, threads=1) < 2**30
+
+
+def test_memory_of_a_file_for_images_that_are_no_squares(trained: Any, tmp_path: Path) -> None:
+    """Such a file is fed what it takes; what its library says of anything else is one line."""
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    path = tmp_path / "m.onnx"
+    write_onnx(trained.model, replace(trained.info, output="decoded", input_size=(64, 96)), path)
+    assert 0 < added_memory(path, (64, 96), threads=1) < 2**30
+    with pytest.raises(UserError, match=r"m\.onnx could not be run .*: .+") as caught:
+        added_memory(path, (96, 96), threads=1)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_file_that_cannot_be_run_is_said_by_name(tmp_path: Path) -> None:
     path = tmp_path / "none.ckpt"
     with pytest.raises(UserError, match=r"none\.ckpt"):
-        peak_of_running(path, 64, 1, None)
+        peak_of_running(path, (64, 64), 1, None)

@@ -135,6 +135,20 @@ def test_the_file_predicts_nearly_the_same_and_says_what_it_is(written: Any, tra
     assert result.after.scores["map_50"] > result.before.scores["map_50"] - 0.3
 
 
+def test_a_changed_file_is_noticed(written: Any, tmp_path: Path) -> None:
+    """Its sum is its own, not that of the float32 file that it was made from."""
+    _, _, _, result = written
+    for file in result.path.parent.glob("model.*"):
+        shutil.copy(file, tmp_path)
+    path = tmp_path / result.path.name
+    weights = path.with_suffix(".bin") if path.suffix == ".xml" else path
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(UserError, match=f"{weights.name} is damaged"):
+        load_model(path, device="cpu")
+
+
 def test_nothing_is_overwritten(trained: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_text("mine")
@@ -157,6 +171,17 @@ def test_missing_data_is_one_line(trained_file: Path, tmp_path: Path, capsys: py
     said = capsys.readouterr().err.strip()
     assert code == 2 and "\n" not in said and "none" in said
     assert not out.exists()
+
+
+def test_data_that_is_not_named_is_one_line_before_any_is_drawn(
+    trained_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not the drawn shapes, whose classes are others."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["--checkpoint", str(trained_file), "--out", "m.onnx"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "with --data.root" in said and "\n" not in said
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_option_out_of_range_is_one_line(

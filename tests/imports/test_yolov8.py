@@ -189,6 +189,21 @@ def test_what_does_not_fit_is_named(change: str, message: str, original: Any, tm
         read_yolov8(save(content, tmp_path / "m.pt"))
 
 
+@pytest.mark.parametrize("size", [100, -32, 0])
+def test_a_size_that_no_detector_takes_is_one_line(size: int, original: Any, tmp_path: Path, capsys: Any) -> None:
+    source, target = save(original(), tmp_path / "m.pt"), tmp_path / "ours.ckpt"
+    assert import_yolov8.main([str(source), "--out", str(target), "--image_size", str(size)]) == 2
+    assert capsys.readouterr().err == f"error: image_size={size}: give a multiple of 32\n"
+    assert not target.exists()
+
+
+def test_a_checkpoint_has_a_name_by_which_it_is_known_again(original: Any, tmp_path: Path, capsys: Any) -> None:
+    source, target = save(original(), tmp_path / "m.pt"), tmp_path / "ours.pt"
+    assert import_yolov8.main([str(source), "--out", str(target)]) == 2
+    assert "ours.pt: a checkpoint must be called *.ckpt" in capsys.readouterr().err
+    assert not target.exists()
+
+
 class Attack:
     """Runs something when it is unpickled."""
 

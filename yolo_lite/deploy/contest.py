@@ -34,7 +34,7 @@ CHOICES = (
     *(f"{name}-fp16" for name in RUN),
     *(f"{name}-int8" for name in QUANTISERS),
 )
-WEIGHTS = (".ckpt", ".safetensors")
+WEIGHTS = (".ckpt", ".safetensors")  # of any case
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Contest:
     """How to measure.
 
     Attributes:
-        device: cpu or cuda.
+        device: cpu, cuda or cuda:N.
         threads: of the CPU, the same for all.
         batch: images of a call whose latency is taken.
         throughput_batch: images of a call whose throughput is taken.
@@ -144,7 +144,7 @@ class Contest:
         torch.set_num_threads(self.threads)
         runtimes: dict[str, Runtime] = {}
         for entry in entries:
-            runtime = attempt(entry.name, partial(self.open, entry.path))
+            runtime = attempt(entry.name, partial(open_runtime, entry.path, self.device, self.threads))
             if runtime is not None:
                 runtimes[entry.name] = runtime
         if not runtimes:
@@ -156,28 +156,15 @@ class Contest:
         for entry in entries:
             if entry.name in runtimes:
                 runtime = runtimes[entry.name]
-                memory = self.memory_of(entry, max(size)) if self.memory else None
+                memory = self.memory_of(entry, size) if self.memory else None
                 scores = score_runtime(runtime, data).numbers if data is not None else None
                 times = latency[entry.name], crowd[entry.name]
                 results.append(Result(entry, runtime.info, *times, size_of(entry.path), memory, scores))
         return results
 
-    def open(self, path: Path) -> Runtime:
-        """What runs a file, on the device.
-
-        Raises:
-            UserError: it does not run there.
-        """
-        runtime = open_runtime(path, self.device, self.threads)
-        if runtime.device.partition(":")[0] != self.device.partition(":")[0]:
-            raise UserError(f"{path.name} runs on the {runtime.device} only")
-        return runtime
-
-    def memory_of(self, entry: Entry, image_size: int) -> int | None:
-        """What one file needs; None where that cannot be told."""
-        return attempt(
-            f"memory of {entry.name}", lambda: added_memory(entry.path, image_size, self.batch, self.threads)
-        )
+    def memory_of(self, entry: Entry, size: tuple[int, int]) -> int | None:
+        """What one file needs for images of (height, width); None where that cannot be told."""
+        return attempt(f"memory of {entry.name}", lambda: added_memory(entry.path, size, self.batch, self.threads))
 
 
 def attempt(name: str, work: Callable[[], Any], hindrance: type[UserError] = UserError) -> Any:
@@ -225,23 +212,35 @@ def known_files(paths: Sequence[Path], image_size: int | None) -> dict[Path, Mod
     """What each file says of its model; one whose package is missing is said in a line, and left out.
 
     Raises:
-        UserError: a file is named twice, is not there or cannot be read.
+        UserError: a file is named twice, is not there, cannot be read or takes no images of that size.
     """
     places: set[Path] = set()
     for path in paths:
         place = model_file(path).resolve()
-        if path.suffix not in WEIGHTS:  # their reader says more
+        if path.suffix.lower() not in WEIGHTS:  # their reader says more
             check_file(model_file(path))
         if place in places:
             raise UserError(f"--checkpoint names {path} twice: give each file once")
         places.add(place)
     found: dict[Path, ModelInfo] = {}
     for path in paths:
-        if path.suffix in WEIGHTS:
-            found[path] = load_weights(path)[1].with_size(image_size)
+        if path.suffix.lower() in WEIGHTS:
+            found[path] = with_size(path, load_weights(path)[1], image_size)
         elif runtime := attempt(str(path), partial(open_runtime, path, "cpu"), MissingPackageError):
-            found[path] = runtime.info
+            found[path] = with_size(path, runtime.info, image_size)
     return found
+
+
+def with_size(path: Path, info: ModelInfo, image_size: int | None) -> ModelInfo:
+    """As the method of that name; of several files it says which one takes no such size.
+
+    Raises:
+        UserError: the model takes no such size.
+    """
+    try:
+        return info.with_size(image_size)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def prepare_entries(
@@ -262,8 +261,9 @@ def prepare_entries(
     for number, (name, (path, info)) in enumerate(zip(short_names(list(files)), files.items(), strict=True)):
         if data is not None:
             check_classes(list(info.class_names), data.eval_index.class_names)
-        if path.suffix not in WEIGHTS:
-            entries.append(Entry(name, path.suffix.lstrip("."), model_file(path), None))
+        if path.suffix.lower() not in WEIGHTS:
+            file = model_file(path)
+            entries.append(Entry(name, file.suffix.lower().lstrip("."), file, None))
             continue
         model, _ = load_weights(path)
         place = folder / str(number)

@@ -5,13 +5,14 @@ Boxes are xyxy in pixels of the upright image.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -268,4 +269,9 @@ def load_model(
     Raises:
         UserError: the file cannot be used, or not so.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"load_model({path!r}): give the name of a file")
+    for name, value in (("image_size", image_size), ("threads", threads)):
+        if value is not None and not isinstance(value, SupportsIndex):
+            raise UserError(f"{name}={value!r}: give a whole number")
     return Detector(open_runtime(Path(path), device, threads), image_size)

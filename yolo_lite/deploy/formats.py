@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from yolo_lite.deploy.checksums import BLANK, SUM_KEY, seal_file
 from yolo_lite.deploy.graph import DetectorGraph, output_names, suppress_scores
 from yolo_lite.deploy.model_info import KEY, SIZE_DIVISOR, ModelInfo
 from yolo_lite.deploy.runtimes import needed, quiet
@@ -52,7 +53,8 @@ def traced_program(graph: DetectorGraph, info: ModelInfo) -> Any:
 
 def write_onnx(model: YOLO, info: ModelInfo, path: Path) -> None:
     """An ONNX file, by torch's exporter; it holds no paths and no source code."""
-    onnx, _ = needed("onnx", "--format onnx"), needed("onnxscript", "--format onnx")
+    for package in ("onnx", "onnxscript"):
+        needed(package, "--format onnx")
     with quiet():
         program = torch.onnx.export(
             traced_program(make_graph(model, info), info),
@@ -67,9 +69,16 @@ def write_onnx(model: YOLO, info: ModelInfo, path: Path) -> None:
     proto = program.model_proto
     strip_metadata(proto)
     name_dimensions(proto, info)
-    onnx.helper.set_model_props(proto, {KEY: info.to_json()})
+    save_onnx(proto, info, path)
+
+
+def save_onnx(proto: Any, info: ModelInfo, path: Path) -> None:
+    """Write an ONNX file with its description and its sum."""
+    onnx = needed("onnx", path)
+    onnx.helper.set_model_props(proto, {KEY: info.to_json(), SUM_KEY: BLANK})
     onnx.checker.check_model(proto)
     onnx.save(proto, str(path))
+    seal_file(path)
 
 
 def translations() -> dict[Any, Any]:
@@ -117,23 +126,25 @@ def write_openvino(model: YOLO, info: ModelInfo, path: Path) -> None:
             converted = openvino.convert_model(str(middle))
     finally:
         middle.unlink(missing_ok=True)
-    converted.set_rt_info(info.to_json(), [KEY])
-    save_openvino(converted, path, info.precision == "fp16")
+    save_openvino(converted, info, path)
 
 
-def save_openvino(model: Any, path: Path, is_half: bool = False) -> None:
-    """Write OpenVINO's .xml and .bin.
+def save_openvino(model: Any, info: ModelInfo, path: Path) -> None:
+    """Write OpenVINO's .xml, with the description and the sum of the .bin, and the .bin.
 
     Raises:
         OSError: the system cannot write them, of which OpenVINO gives no reason.
     """
     openvino = needed("openvino", path)
+    model.set_rt_info(info.to_json(), [KEY])
+    model.set_rt_info(BLANK, [SUM_KEY])
     try:
-        openvino.save_model(model, str(path), compress_to_fp16=is_half)
+        openvino.save_model(model, str(path), compress_to_fp16=info.precision == "fp16")
     except RuntimeError as error:
         if "iostream" not in str(error):
             raise
         raise OSError("OpenVINO's output failed, as it does where the disk is full") from error
+    seal_file(path)
 
 
 def write_torchscript(model: YOLO, info: ModelInfo, path: Path) -> None:
@@ -162,6 +173,7 @@ def write_safetensors(model: YOLO, info: ModelInfo, path: Path) -> None:
         name: value.to(dtype) if value.is_floating_point() else value for name, value in model.state_dict().items()
     }
     spec: ModelSpec = model.spec
-    metadata = {KEY: info.to_json(), "spec": json.dumps(asdict(spec))}
+    metadata = {KEY: info.to_json(), SUM_KEY: BLANK, "spec": json.dumps(asdict(spec))}
     # Not by `save_file`, whose files nobody but their owner may read.
     path.write_bytes(save({name: value.contiguous() for name, value in state.items()}, metadata=metadata))
+    seal_file(path)

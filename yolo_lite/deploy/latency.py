@@ -87,31 +87,42 @@ def time_call(runtime: Runtime, images: Tensor) -> float:
     return time.perf_counter() - started
 
 
-def added_memory(path: Path, image_size: int, batch: int = 1, threads: int | None = None) -> int:
+def added_memory(path: Path, size: tuple[int, int], batch: int = 1, threads: int | None = None) -> int:
     """Bytes by which opening a file and running it on the CPU raises the peak of a new process.
 
     The libraries are loaded before and do not count. Weights, graph and what is computed in between do.
+
+    Args:
+        path: the file.
+        size: (height, width) of the images.
+        batch: images of a call.
+        threads: of the CPU; None: all of them.
 
     Raises:
         UserError: the file cannot be run, or this system does not tell.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         try:
-            return pool.submit(peak_of_running, path, image_size, batch, threads).result()
+            return pool.submit(peak_of_running, path, size, batch, threads).result()
         except BrokenProcessPool:
             raise UserError(
                 f"{path}: the process that measured its memory was killed, perhaps for want of it"
             ) from None
+        except UserError:
+            raise
+        except Exception as error:  # of whatever library; all else that was measured is worth more than this number
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"{path} could not be run where its memory is measured: {reason}") from None
 
 
-def peak_of_running(path: Path, image_size: int, batch: int, threads: int | None) -> int:
+def peak_of_running(path: Path, size: tuple[int, int], batch: int, threads: int | None) -> int:
     """As `added_memory`, in this process, which should have done nothing before."""
     from yolo_lite.training.batch_size import process_memory, reset_peak
 
     if threads is not None:
         torch.set_num_threads(threads)
-    images = torch.zeros(batch, 3, image_size, image_size, dtype=torch.uint8)
-    if package := PACKAGES.get(path.suffix):
+    images = torch.zeros(batch, 3, *size, dtype=torch.uint8)
+    if package := PACKAGES.get(path.suffix.lower()):
         needed(package, path)
     reset_peak()
     before = process_memory("VmRSS")

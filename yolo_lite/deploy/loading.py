@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from yolo_lite.deploy.model_info import KEY, ModelInfo
+from yolo_lite.deploy.checksums import SUM_KEY, check_sum
+from yolo_lite.deploy.model_info import KEY, ModelInfo, check_own_size
 from yolo_lite.deploy.runtimes import (
     ExportedRuntime,
     OnnxRuntime,
@@ -31,6 +32,7 @@ READABLE = (".ckpt", ".safetensors", ".onnx", ".xml (OpenVINO)", ".torchscript",
 # Of them, those whose weights nobody can take out again.
 EXPORTED = (".onnx", ".xml", ".torchscript", ".pt2")
 MOST_THREADS = 1024
+SHOWN = 3  # names of files in a message
 
 
 def load_weights(path: Path) -> tuple[YOLO, ModelInfo]:
@@ -44,7 +46,7 @@ def load_weights(path: Path) -> tuple[YOLO, ModelInfo]:
     check_readable(path)
     # The weights that are overwritten are drawn first: nobody else's random numbers are to change by it.
     with torch.random.fork_rng(devices=[]):
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             return read_safetensors(path)
         found = from_checkpoint(read_checkpoint(path), path)
     if zipfile.is_zipfile(path):  # all that torch writes since 1.6
@@ -56,7 +58,7 @@ def from_checkpoint(checkpoint: dict[str, Any], path: Path) -> tuple[YOLO, Model
     """The detector with a checkpoint's averaged weights.
 
     Raises:
-        UserError: its settings cannot be read, or its weights do not fit them.
+        UserError: its settings cannot be read or used, or its weights do not fit them.
     """
     try:
         settings = checkpoint["hyper_parameters"]
@@ -66,6 +68,7 @@ def from_checkpoint(checkpoint: dict[str, Any], path: Path) -> tuple[YOLO, Model
         weights = checkpoint["state_dict"].items()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged: its settings cannot be read ({error!r})") from None
+    check_own_size(image_size, path)
     state = {name.removeprefix(MODEL_PREFIX): x for name, x in weights if name.startswith(MODEL_PREFIX)}
     load_state(model, state, path)
     return model, ModelInfo.of(model, settings["variant"], names, image_size)
@@ -85,6 +88,7 @@ def read_safetensors(path: Path) -> tuple[YOLO, ModelInfo]:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
     except Exception as error:  # of a type of its own
         raise unreadable(path, "safetensors file", error) from None
+    check_sum(path, metadata.get(SUM_KEY))
     info = ModelInfo.from_json(metadata.get(KEY), str(path))
     try:
         model = YOLO(ModelSpec(**json.loads(metadata["spec"])), len(info.class_names))
@@ -127,8 +131,14 @@ def open_runtime(path: Path, device: str = "auto", threads: int | None = None) -
         ".torchscript": lambda: ScriptRuntime(path, place),
         ".pt2": lambda: ExportedRuntime(path, place),
     }
+    if path.suffix.lower() == ".xml" and str(device) != "auto" and place != "cpu":
+        raise UserError(
+            f"device {device}: models of OpenVINO run on the CPU here; leave it out, or use the .onnx format"
+        )
     opener = openers.get(path.suffix.lower())
     if opener is None:
+        if path.is_dir():
+            check_file(path)
         raise UserError(f"{path}: no model that can be run; these can: {', '.join(READABLE)}")
     if path.suffix.lower() != ".ckpt":  # its reader says more
         check_file(path)
@@ -148,8 +158,12 @@ def check_file(path: Path) -> None:
     """Raises:
     UserError: it is not there, a folder, or may not be read.
     """
+    if path.is_dir():
+        names = [file.name for file in sorted(path.glob("*.xml"))]
+        listed = f" of {len(names)} models, {', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''}"
+        raise UserError(f"{path} is a folder{listed if names else ''}: give {'one of them' if names else 'a file'}")
     if not path.is_file():
-        raise UserError(f"{path} is a folder: give a file" if path.is_dir() else f"no file {path}")
+        raise UserError(f"no file {path}")
     check_readable(path)
 
 

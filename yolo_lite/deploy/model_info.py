@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
@@ -105,9 +106,11 @@ class ModelInfo:
                 values[key] = tuple(values[key]) if values[key] is not None else None
             if values["suppression"] is not None:
                 values["suppression"] = Suppression(**values["suppression"])
-            return ModelInfo(**{key: value for key, value in values.items() if key in known})
+            info = ModelInfo(**{key: value for key, value in values.items() if key in known})
+            check_own_size(info.image_size, name)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{name} is damaged: what it says of its model cannot be read ({error})") from None
+        return info
 
     def with_size(self, image_size: int | None) -> ModelInfo:
         """The same for another image size.
@@ -122,6 +125,60 @@ class ModelInfo:
             height, width = self.input_size
             raise UserError(f"image_size={image_size}: this model takes {height}x{width} pixels only; leave it out")
         return replace(self, image_size=image_size)
+
+
+def check_shapes(
+    info: ModelInfo, name: Any, images: Sequence[int | None], outputs: Sequence[Sequence[int | None]]
+) -> None:
+    """That a graph is the one that its file describes, which can be edited: otherwise its outputs would be misread.
+
+    Args:
+        info: what the file says.
+        name: of the file.
+        images: sides of the graph's input; None: any.
+        outputs: of its outputs, likewise; None: not known before it runs.
+
+    Raises:
+        UserError: it is another one.
+    """
+    expected: list[tuple[int | None, ...]]
+    if info.output == "raw":
+        channels = 4 * info.reg_max + len(info.class_names)
+        expected = [(info.batch, channels, None, None) for _ in info.strides]
+    elif info.output == "decoded":
+        expected = [(info.batch, None, 4), (info.batch, None, len(info.class_names))]
+    else:
+        expected = [(info.batch, None, 4), (info.batch, None), (info.batch, None)]
+    wanted = (info.batch, 3, *(info.input_size or (None, None)))
+    if tuple(images) != wanted or not is_alike(outputs, expected):
+        found, said = (describe_shapes(taken, given) for taken, given in ((images, outputs), (wanted, expected)))
+        raise UserError(f"{name} does not fit its description: its graph is {found}, it says {said}; export it anew")
+
+
+def is_alike(outputs: Sequence[Sequence[int | None]], expected: Sequence[Sequence[int | None]]) -> bool:
+    """As many outputs of as many sides, equal where both are known."""
+    return [len(shape) for shape in outputs] == [len(shape) for shape in expected] and all(
+        side in (wanted, None) or wanted is None
+        for shape, sides in zip(outputs, expected, strict=True)
+        for side, wanted in zip(shape, sides, strict=True)
+    )
+
+
+def describe_shapes(images: Sequence[int | None], outputs: Sequence[Sequence[int | None]]) -> str:
+    """`1x3x64x64 -> 1x?x4, 1x?x2`."""
+    texts = ["x".join("?" if side is None else str(side) for side in shape) for shape in (images, *outputs)]
+    return f"{texts[0]} -> {', '.join(texts[1:])}"
+
+
+def check_own_size(image_size: int, name: Any) -> None:
+    """Raises:
+    UserError: what a file says of its image size is nothing that the network takes.
+    """
+    if image_size < SIZE_DIVISOR or image_size % SIZE_DIVISOR:
+        raise UserError(
+            f"{name} says that it takes images of {image_size} pixels, which must be a multiple of {SIZE_DIVISOR}: "
+            "import or export it again"
+        )
 
 
 def check_image_size(image_size: int) -> None:

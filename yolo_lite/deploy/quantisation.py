@@ -278,7 +278,7 @@ def make_folder(parent: str, name: str) -> Path:
 def size_of(path: Path) -> int:
     """Bytes of a model file, OpenVINO's .bin with it."""
     weights = path.with_suffix(".bin")
-    return path.stat().st_size + (weights.stat().st_size if path.suffix == ".xml" and weights.is_file() else 0)
+    return path.stat().st_size + (weights.stat().st_size if path.suffix.lower() == ".xml" and weights.is_file() else 0)
 
 
 def calibration_images(data: DetectionDataModule, count: int) -> Tensor:

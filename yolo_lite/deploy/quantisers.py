@@ -17,8 +17,8 @@ from unittest.mock import patch
 import numpy as np
 from torch import Tensor
 
-from yolo_lite.deploy.formats import save_openvino
-from yolo_lite.deploy.model_info import KEY, ModelInfo
+from yolo_lite.deploy.formats import save_onnx, save_openvino
+from yolo_lite.deploy.model_info import ModelInfo
 from yolo_lite.deploy.runtimes import as_floats, needed, quiet
 from yolo_lite.utils.signals import keeping_signal_stack
 
@@ -76,11 +76,8 @@ def quantise_onnx(
         )
     prepared.unlink()
     proto = onnx.load(str(target))
-    del proto.metadata_props[:]
     shorten(proto.graph)
-    onnx.helper.set_model_props(proto, {KEY: info.to_json()})
-    onnx.checker.check_model(proto)
-    onnx.save(proto, str(target))
+    save_onnx(proto, info, target)
 
 
 def shorten(graph: Any) -> None:
@@ -169,8 +166,7 @@ def quantise_openvino(
             ignored_scope=nncf.IgnoredScope(names=sorted(float_operations(operations, kept, last)), validate=False),
             advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=overflow),
         )
-    quantised.set_rt_info(info.to_json(), [KEY])
-    save_openvino(quantised, target)
+    save_openvino(quantised, info, target)
 
 
 def float_operations(operations: list[Any], kept: Collection[str], last: Collection[str]) -> set[str]:

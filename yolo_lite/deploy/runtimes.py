@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolo_lite.deploy.model_info import KEY, ModelInfo
+from yolo_lite.deploy.checksums import SUM_KEY, check_sum
+from yolo_lite.deploy.model_info import KEY, ModelInfo, check_shapes
 from yolo_lite.deploy.program_files import check_program
 from yolo_lite.models.fuse import fuse_model
 from yolo_lite.models.yolo import YOLO
@@ -170,8 +171,11 @@ class OnnxRuntime(Runtime):
 
     Args:
         path: the file.
-        device: cpu or cuda.
+        device: cpu, cuda or cuda:N.
         threads: of the CPU; None: all of them.
+
+    Raises:
+        UserError: the file or the device cannot be used.
     """
 
     def __init__(self, path: Path, device: str = "cpu", threads: int | None = None) -> None:
@@ -179,16 +183,26 @@ class OnnxRuntime(Runtime):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3
-        wanted = ["CUDAExecutionProvider"] if device.startswith("cuda") else ["CPUExecutionProvider"]
-        if wanted[0] not in onnxruntime.get_available_providers():
+        kind, _, number = device.partition(":")
+        wanted = "CUDAExecutionProvider" if kind == "cuda" else "CPUExecutionProvider"
+        if wanted not in onnxruntime.get_available_providers():
             raise UserError(f"--device {device}: this onnxruntime cannot use it: pip install onnxruntime-gpu")
+        provider = (wanted, {"device_id": int(number or 0)}) if kind == "cuda" else wanted
         try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=wanted)
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
         except Exception as error:  # of whatever type
             raise unreadable(path, "ONNX file", error) from None
-        self.info = ModelInfo.from_json(self.session.get_modelmeta().custom_metadata_map.get(KEY), str(path))
+        if self.session.get_providers()[0] != wanted:  # it goes on with the CPU, and says so in its log alone
+            raise UserError(
+                f"--device {device}: onnxruntime-gpu cannot use it, perhaps for want of CUDA or cuDNN; use cpu"
+            )
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        check_sum(path, metadata.get(SUM_KEY))
+        self.info = ModelInfo.from_json(metadata.get(KEY), str(path))
+        images, outputs = self.session.get_inputs()[0], self.session.get_outputs()
+        check_shapes(self.info, path, as_sides(images.shape), [as_sides(output.shape) for output in outputs])
         self.device = device
-        self._input = self.session.get_inputs()[0].name
+        self._input = images.name
 
     def compute(self, images: Tensor) -> list[Tensor]:
         outputs = self.session.run(None, {self._input: as_floats(images)})
@@ -209,8 +223,16 @@ class OpenVinoRuntime(Runtime):
         core = openvino.Core()
         try:
             model = core.read_model(path)
-            content = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
+            content, own = (
+                model.get_rt_info([key]).astype(str) if model.has_rt_info([key]) else None for key in (KEY, SUM_KEY)
+            )
+            check_sum(path, own)
             self.info = ModelInfo.from_json(content, str(path))
+            images, *outputs = (
+                [side.get_length() if side.is_static else None for side in value.partial_shape]
+                for value in (*model.inputs, *model.outputs)
+            )
+            check_shapes(self.info, path, images, outputs)
             # On its own choice it would compute in bf16 where the CPU can: other numbers than everywhere else.
             options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
             if threads is not None:
@@ -246,6 +268,11 @@ def check_xml(path: Path) -> None:
 def as_floats(images: Tensor) -> np.ndarray:
     """(B, 3, H, W) uint8 as float32 in 0..1, row by row."""
     return np.divide(images.numpy(), np.float32(255), dtype=np.float32, order="C")
+
+
+def as_sides(shape: list[Any]) -> list[int | None]:
+    """A shape of ONNX Runtime, in which open sides have names."""
+    return [side if isinstance(side, int) else None for side in shape]
 
 
 def as_text(content: str | bytes) -> str:
