@@ -92,7 +92,7 @@ def measure_costs(structures: Mapping[str, dict[str, Any]], threads: int, rounds
     def cost(key: str) -> Cost:
         return Cost(
             parameters=count_parameters(models[key]),
-            gflops=round(count_gflops(models[key], IMAGE_SIZE), 3),
+            gflops=round(count_gflops(models[key], IMAGE_SIZE), 5),
             onnx_mb=round(sizes[key] / 1e6, 3),
             onnx_ms=round(1000 * latencies[f"onnx {key}"].median, 1),
             torch_ms=round(1000 * latencies[f"torch {key}"].median, 1),
