@@ -37,6 +37,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, make_coco: Callable[..., Pa
     for name, seed in (("first", "0"), ("second", "1")):
         arguments = ["--data.root", str(root), "--runs_dir", str(folder / "runs"), "--name", name]
         arguments += ["--trainer.max_epochs", "2", "--model.nominal_batch", "4", "--seed_everything", seed]
+        arguments += ["--ema.decay", "0.5"]  # that of so few steps is the raw weights
         assert train_script.main([*arguments, *FAST]) == 0
         checkpoints.append(folder / "runs" / name / "version_0" / "checkpoints" / "last.ckpt")
     return root, checkpoints

@@ -81,6 +81,7 @@ def test_kill_at_random_moments(kills: int, tmp_path: Path, make_coco: Any) -> N
     ]
     settings += ["--model.variant", "yolov8n", "--model.nominal_batch", "4", "--trainer.accelerator", "cpu"]
     settings += ["--trainer.max_epochs", str(EPOCHS), "--trainer.precision", "32-true", "--name", "run"]
+    settings += ["--ema.decay", "0.9", "--ema.ramp", "5"]  # that of so few steps would be the raw weights
     settings += ["--trainer.deterministic", "true"]
     settings += ["--trainer.logger", "false"]  # a life must be long enough to save something
     interrupted, straight = tmp_path / "interrupted", tmp_path / "straight"

@@ -21,6 +21,7 @@ SETTINGS = [
     *("--data.image_size", "64", "--data.cache", "none", "--model.variant", "yolov8n", "--trainer.accelerator", "cpu"),
     *("--trainer.precision", "32-true", "--trainer.deterministic", "true", "--trainer.max_epochs", str(EPOCHS)),
     *("--data.augment.close_mosaic", "1", "--model.nominal_batch", "8", "--name", "run", "--model.lr", "0.01"),
+    *("--ema.decay", "0.9", "--ema.ramp", "5"),  # that of so few steps would be the raw weights
 ]
 
 
