@@ -6,12 +6,15 @@ Notation: B images, C channels, H x W pixels of a feature map. Every block maps 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 NORM_EPS = 1e-3
 NORM_MOMENTUM = 0.03
+
+Act = Literal["silu", "relu"]
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
@@ -44,7 +47,7 @@ class ConvNormAct(nn.Module):
     ) -> None:
         super().__init__()
         padding = (kernel - 1) // 2
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=bias)
+        self.conv: nn.Module = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=bias)
         self.norm: nn.Module = batch_norm(out_channels)
         self.act = activation(act)
 
@@ -61,6 +64,14 @@ def activation(name: str) -> nn.Module:
     if name == "none":
         return nn.Identity()
     raise ValueError(f"unknown activation {name!r}: choose silu, relu or none")
+
+
+def set_activation(model: nn.Module, name: Act) -> None:
+    """Put the activation called `name` in the place of every SiLU of a model."""
+    for parent in list(model.modules()):
+        for key, child in list(parent.named_children()):
+            if isinstance(child, nn.SiLU):
+                setattr(parent, key, activation(name))
 
 
 class Bottleneck(nn.Module):

@@ -1,4 +1,4 @@
-"""Fold every BatchNorm into the convolution before it, for inference."""
+"""Fold every BatchNorm into the convolution before it, and branches into one convolution, for inference."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from yolo_lite.models.blocks import ConvNormAct
+from yolo_lite.models.branches import BranchedConv
 from yolo_lite.models.lite_blocks import HaarDown
 from yolo_lite.models.yolo import YOLO
 
@@ -22,14 +23,19 @@ def haar_as_conv(module: HaarDown) -> nn.Conv2d:
 
 
 def fuse_model(model: YOLO) -> YOLO:
-    """A copy of `model` in eval mode without BatchNorm: same outputs, fewer operations. The original is untouched."""
+    """A copy of `model` in eval mode without BatchNorm and branches: same outputs, fewer operations.
+
+    The original is untouched.
+    """
     fused = copy.deepcopy(model).eval()
     for parent in list(fused.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, HaarDown) and isinstance(child.norm, nn.BatchNorm2d):
                 conv = fuse_conv_bn_eval(haar_as_conv(child), child.norm)
                 setattr(parent, name, nn.Sequential(conv, child.act))
+            elif isinstance(child, BranchedConv):
+                setattr(parent, name, child.merged())
             elif isinstance(child, ConvNormAct) and isinstance(child.norm, nn.BatchNorm2d):
-                child.conv = fuse_conv_bn_eval(child.conv, child.norm)
+                child.conv = fuse_conv_bn_eval(child.conv, child.norm)  # type: ignore[type-var]
                 child.norm = nn.Identity()
     return fused.requires_grad_(False)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from yolo_lite.models.afpn import AFPN, NeckInit
 from yolo_lite.models.backbone import Backbone, Block, Downsample
+from yolo_lite.models.blocks import Act, set_activation
+from yolo_lite.models.branches import add_branches
 from yolo_lite.models.head import DetectHead, Head
 from yolo_lite.models.pafpn import PAFPN
 from yolo_lite.utils.errors import UserError
@@ -27,6 +29,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "levels": get_args(Levels),
     "neck_init": get_args(NeckInit),
     "head": get_args(Head),
+    "act": get_args(Act),
 }
 
 STAGE_CHANNELS = (64, 128, 256, 512, 1024)
@@ -53,6 +56,8 @@ class ModelSpec:
         neck_init: AFPN only: identity (None), published or default, see `AFPN`.
         reg_max: bins of a box side's distribution.
         head: dense or separable 3x3 convolutions.
+        act: silu or, in its place everywhere, relu, which runtimes compute within the convolution before it.
+        branches: train every 3x3 convolution with a 1x1 one and the input beside it; `fuse_model` merges them.
     """
 
     depth: float
@@ -67,6 +72,8 @@ class ModelSpec:
     neck_init: NeckInit | None = None
     reg_max: int = 16
     head: Head = "dense"
+    act: Act = "silu"
+    branches: bool = False
 
     def __post_init__(self) -> None:
         for key in ("depth", "width"):
@@ -171,6 +178,9 @@ class YOLO(nn.Module):
             width = spec.neck_width or spec.channels()[3]
             self.neck = AFPN(channels, width, divisor, spec.neck_init or "identity")
         self.head = DetectHead(self.neck.out_channels, spec.strides, num_classes, channels[0], spec.reg_max, spec.head)
+        set_activation(self, spec.act)
+        if spec.branches:
+            add_branches(self)
         self.spec = spec
         self.num_classes = num_classes
         self.strides = spec.strides

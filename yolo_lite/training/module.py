@@ -28,6 +28,7 @@ from yolo_lite.losses.detection import BatchSum, DetectionLoss, LossItems, whole
 from yolo_lite.losses.distillation import DistillationLoss
 from yolo_lite.models.afpn import NeckInit
 from yolo_lite.models.backbone import Block, Downsample
+from yolo_lite.models.blocks import Act
 from yolo_lite.models.head import Head
 from yolo_lite.models.yolo import YOLO, Levels, Neck, build_model
 from yolo_lite.ops.postprocess import EVAL_IOU, EVAL_SCORE, MAX_DETECTIONS, Detections, detect, to_original
@@ -70,6 +71,8 @@ class DetectionModule(L.LightningModule):
         neck_init: afpn: identity (residual blocks start as identities), published, or PyTorch's default.
         reg_max: bins of a box side's distribution (16).
         head: dense or separable 3x3 convolutions, in place of the variant's.
+        act: silu or relu, in place of the variant's.
+        branches: train every 3x3 convolution with a 1x1 one and the input beside it, merged for inference.
         optimizer: auto takes AdamW below 10,000 steps and SGD above.
         lr: first learning rate at the nominal batch; None: 0.01 for SGD, 0.003 for AdamW.
         final_lr_fraction: last learning rate as a share of the first.
@@ -107,6 +110,8 @@ class DetectionModule(L.LightningModule):
         neck_init: NeckInit | None = None,
         reg_max: int | None = None,
         head: Head | None = None,
+        act: Act | None = None,
+        branches: bool | None = None,
         optimizer: OptimizerName = "auto",
         lr: float | None = None,
         final_lr_fraction: float = 0.01,
@@ -158,6 +163,8 @@ class DetectionModule(L.LightningModule):
             neck_init=neck_init,
             reg_max=reg_max,
             head=head,
+            act=act,
+            branches=branches,
         )
         self.frozen = frozen_names(self.model, freeze)
         freeze_parts(self.model, self.frozen)
