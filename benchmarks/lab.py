@@ -1,4 +1,4 @@
-"""The laboratory: make every run of a plan by the ordinary train.py, eval.py and quantise, one after the other.
+"""The laboratory: make every run of a plan by the ordinary train.py, eval.py and quantise.
 
     python -m benchmarks.lab run configs/lab/transfer.yaml --data_root FOLDER
     python -m benchmarks.lab time configs/lab/transfer.yaml
@@ -17,7 +17,9 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +56,14 @@ class Laboratory:
         data_root: folder that holds the data sets.
         runs_dir: where run folders are made.
         results: folder of the results of this plan.
+        jobs: runs at a time; where it is more than one, what a run prints goes to a file beside its folder.
     """
 
-    def __init__(self, plan: Plan, data_root: Path, runs_dir: Path, results: Path) -> None:
+    def __init__(self, plan: Plan, data_root: Path, runs_dir: Path, results: Path, jobs: int = 1) -> None:
+        if jobs < 1:
+            raise UserError(f"--jobs {jobs}: give at least 1")
         self.plan = plan
+        self.jobs = jobs
         self.data_root = data_root
         self.home = runs_dir / plan.name
         self.results = results
@@ -79,6 +85,11 @@ class Laboratory:
                 f"no best checkpoint of {run.folder_name} in {self.home}: delete its result to train it again"
             )
         return path
+
+    def call(self, run: Run, program: Sequence[str], options: Sequence[str]) -> None:
+        """A part of the work on a run, see `call`."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        call(program, options, self.home / f"{run.folder_name}.log" if self.jobs > 1 else None)
 
     def options(self, run: Run) -> list[str]:
         """Of train.py, without the places of this machine."""
@@ -119,7 +130,7 @@ class Laboratory:
             options += [option, str(self.start(run, option, other))]
         begun = time.monotonic()
         try:
-            call(["train.py"], [*options, "--runs_dir", str(self.home), "--name", run.folder_name])
+            self.call(run, ["train.py"], [*options, "--runs_dir", str(self.home), "--name", run.folder_name])
         finally:
             self.add_minutes(run, (time.monotonic() - begun) / 60)
 
@@ -136,13 +147,12 @@ class Laboratory:
         assert run.quantised is not None
         source = self.plan.source(run.quantised, run)
         trained = read_result(self.result_path(source))
-        self.home.mkdir(parents=True, exist_ok=True)
         target = self.home / f"{run.folder_name}.onnx"
         limits = ["--max_loss", "1", "--max_size", "1"]
         given = ["--checkpoint", str(self.best(source)), "--data.root", str(self.data_root / run.data), *limits]
         begun = time.monotonic()
         numbers_file = target.with_suffix(".json")
-        call(QUANTISE, [*given, "--out", str(target), "--overwrite", "true", "--json", str(numbers_file)])
+        self.call(run, QUANTISE, [*given, "--out", str(target), "--overwrite", "true", "--json", str(numbers_file)])
         numbers = json.loads(numbers_file.read_text())
         plain, int8 = numbers["float32"], numbers["int8"]
         shown = ["--checkpoint", f"{run.quantised}/{BEST_NAME}", "--data.root", f"DATA/{run.data}", *limits]
@@ -169,7 +179,7 @@ class Laboratory:
         """By eval.py, on the validation images."""
         target = self.home / run.folder_name / "scores.json"
         given = ["--checkpoint", str(self.best(run)), "--data.root", str(self.data_root / run.data)]
-        call(["eval.py"], [*given, "--split", "val", "--report", "none", "--json", str(target)])
+        self.call(run, ["eval.py"], [*given, "--split", "val", "--report", "none", "--json", str(target)])
         return json.loads(target.read_text())
 
     def result(self, run: Run, commit: str) -> Result:
@@ -193,52 +203,75 @@ class Laboratory:
             curve=curve,
         )
 
+    def make(self, run: Run) -> None:
+        """Train and score a run, or write it in int8, and keep what came of it."""
+        commit = current_commit()
+        if run.quantised is not None:
+            result = self.quantise(run, commit)
+        else:
+            self.train(run)
+            result = self.result(run, commit)
+        result.write(self.result_path(run))
+        log.info("%s: mAP50-95 %.4f; %s", run.folder_name, result.map_50_95, self.result_path(run))
+
     def work(self, only: Sequence[str] = ()) -> None:
-        """Train and score whatever has no result yet.
+        """Train and score whatever has no result yet, in the order of the plan; what starts from a run waits for it.
 
         Args:
             only: names of runs, or of their folders (NAME-DATA-seedK); empty: all.
 
         Raises:
-            UserError: a run cannot be made; those before it are done.
+            UserError: a run cannot be made; those before it are done, and those beside it.
         """
         wanted = [run for run in self.plan.runs if not only or {run.name, run.folder_name} & set(only)]
-        open_runs = [run for run in wanted if not self.result_path(run).is_file()]
-        log.info("%d of %d runs have a result", len(wanted) - len(open_runs), len(wanted))
-        started = time.monotonic()
-        with occupied(self.home):
-            for number, run in enumerate(open_runs):
-                spent = time.monotonic() - started
-                left = f", about {clock(spent / number * (len(open_runs) - number))} left" if number else ""
-                log.info("run %d of %d: %s%s", number + 1, len(open_runs), run.folder_name, left)
-                commit = current_commit()
-                if run.quantised is not None:
-                    result = self.quantise(run, commit)
-                else:
-                    self.train(run)
-                    result = self.result(run, commit)
-                result.write(self.result_path(run))
-                log.info("%s: mAP50-95 %.4f; %s", run.folder_name, result.map_50_95, self.result_path(run))
+        waiting = [run for run in wanted if not self.result_path(run).is_file()]
+        count, started = len(waiting), time.monotonic()
+        log.info("%d of %d runs have a result", len(wanted) - count, len(wanted))
+        active: dict[Future[None], Run] = {}
+        with occupied(self.home), ThreadPoolExecutor(self.jobs) as pool:
+            while waiting or active:
+                unfinished = {run.folder_name for run in [*waiting, *active.values()]}
+                ready = [run for run in waiting if not unfinished & {r.folder_name for r in self.plan.needed_by(run)}]
+                for run in ready[: self.jobs - len(active)]:
+                    done = count - len(waiting) - len(active)
+                    left = f", about {clock((time.monotonic() - started) / done * (count - done))} left" if done else ""
+                    log.info("run %d of %d: %s%s", count - len(waiting) + 1, count, run.folder_name, left)
+                    waiting.remove(run)
+                    active[pool.submit(self.make, run)] = run
+                for future in finished(active):
+                    del active[future]
+                    future.result()
 
 
-def call(program: Sequence[str], options: Sequence[str]) -> None:
+def finished(futures: Collection[Future[None]]) -> set[Future[None]]:
+    """Those that are done, once one is."""
+    while True:
+        try:
+            return wait(futures, return_when=FIRST_COMPLETED).done
+        except KeyboardInterrupt:  # the terminal sends it to the runs as well: let them save
+            continue
+
+
+def call(program: Sequence[str], options: Sequence[str], output: Path | None = None) -> None:
     """Run a script or a module of the repository in a process of its own, as a user would.
+
+    Args:
+        program: file of the script, or -m and the module's name.
+        options: its own.
+        output: file that what it prints is added to; None: it is shown.
 
     Raises:
         StoppedError: it was stopped by a signal.
         UserError: it failed; it has said why.
     """
-    process = subprocess.Popen([sys.executable, *program, *options], cwd=REPOSITORY)
-    while True:
-        try:
-            code = process.wait()
-            break
-        except KeyboardInterrupt:  # the terminal sends it to both: let it save
-            continue
+    with open(output, "a") if output is not None else nullcontext() as file:
+        command = [sys.executable, *program, *options]
+        code = subprocess.Popen(command, cwd=REPOSITORY, stdout=file, stderr=file).wait()
     if code > EXIT_SIGNAL:
         raise StoppedError(f"in {' '.join(program)}; the same command goes on from here", code - EXIT_SIGNAL)
     if code:
-        raise UserError(f"{' '.join(program)} ended with {code}: {shlex.join(options)}")
+        said = f"; {output} says why" if output is not None else ""
+        raise UserError(f"{' '.join(program)} ended with {code}{said}: {shlex.join(options)}")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -250,6 +283,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--data_root", type=Path, required=True, help="folder that holds the data sets by name")
     run.add_argument("--runs_dir", type=Path, default=REPOSITORY / "runs" / "lab")
     run.add_argument("--only", nargs="*", default=[], help="names of runs, or NAME-DATA-seedK")
+    run.add_argument("--jobs", type=int, default=1, help="runs at a time, for a machine that one does not fill")
     timing = commands.add_parser("time", help="measure what the plan's models cost on this CPU")
     timing.add_argument("plan", type=Path)
     timing.add_argument("--threads", type=int, default=2)
@@ -269,7 +303,8 @@ def main(args: list[str] | None = None) -> int:
         plan = Plan.read(config.plan)
         results = config.results / plan.name
         if config.action == "run":
-            Laboratory(plan, config.data_root.resolve(), config.runs_dir.resolve(), results).work(config.only)
+            places = config.data_root.resolve(), config.runs_dir.resolve()
+            Laboratory(plan, *places, results, config.jobs).work(config.only)
         names = list(dict.fromkeys(run.name for run in plan.runs))
         if config.action == "time":
             structures = {run.name: structure(run.config, run.settings) for run in plan.runs}

@@ -98,9 +98,13 @@ class Plan:
         if twice := {name for name in names if names.count(name) > 1}:
             raise UserError(f"{path}: {sorted(twice)[0]} is there twice: give each run a name of its own")
         for number, run in enumerate(runs):
-            for other in [*run.sources.values(), *([run.quantised] if run.quantised else [])]:
-                plan.source(other, run, number)
+            plan.needed_by(run, number)
         return plan
+
+    def needed_by(self, run: Run, before: int | None = None) -> list[Run]:
+        """The runs that one starts from, see `source`."""
+        names = [*run.sources.values(), *([run.quantised] if run.quantised else [])]
+        return [self.source(name, run, before) for name in names]
 
     def source(self, name: str, needed_by: Run, before: int | None = None) -> Run:
         """The run of a name that another one starts from: of the same seed, and of the same data where there is one.

@@ -55,7 +55,7 @@ def test_a_plan_is_worked_through_once(plan: list[str], tmp_path: Path, monkeypa
     """Stopped after an epoch of the first run, it goes on; done, it does nothing more."""
     calls: list[str] = []
 
-    def in_this_process(program: Sequence[str], options: Sequence[str]) -> None:
+    def in_this_process(program: Sequence[str], options: Sequence[str], output: Path | None) -> None:
         calls.append(program[-1])
         given = list(options)
         is_first = len(calls) == 1
@@ -99,7 +99,7 @@ def test_a_pruned_run_starts_from_what_is_left(plan: list[str], tmp_path: Path, 
     (tmp_path / "tiny.yaml").write_text(pruned)
     given: list[list[str]] = []
 
-    def in_this_process(program: Sequence[str], options: Sequence[str]) -> None:
+    def in_this_process(program: Sequence[str], options: Sequence[str], output: Path | None) -> None:
         given.append(list(options))
         assert MAINS[program[-1]](list(options)) == 0
 
@@ -124,7 +124,7 @@ def test_a_trained_model_in_int8(plan: list[str], tmp_path: Path, monkeypatch: A
     )
     calls: list[str] = []
 
-    def in_this_process(program: Sequence[str], options: Sequence[str]) -> None:
+    def in_this_process(program: Sequence[str], options: Sequence[str], output: Path | None) -> None:
         calls.append(program[-1])
         if program[-1] != "yolo_lite.quantise":
             assert MAINS[program[-1]](list(options)) == 0
