@@ -79,8 +79,11 @@ class BatchMemory:
         slots = num_workers * SLOTS_PER_WORKER
         if slots * slot_bytes > shared_room():
             slots = 0
-        self.pixels = shared_memory(max(1, slots * slot_bytes))
-        self.states = torch.full((slots,), FREE, dtype=torch.uint8).share_memory_()
+        # Scoring makes the loader in inference mode; the thread that pins batches for a GPU is outside of it, where
+        # tensors from inside are not to be written to.
+        with torch.inference_mode(False):
+            self.pixels = shared_memory(max(1, slots * slot_bytes))
+            self.states = torch.full((slots,), FREE, dtype=torch.uint8).share_memory_()
         self._process: int | None = None
         _MEMORIES[self.name] = self
 
