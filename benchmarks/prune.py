@@ -24,6 +24,7 @@ import torch_pruning
 from torch import Tensor, nn
 
 from yolo_lite.models.blocks import C2f, ConvNormAct
+from yolo_lite.models.pafpn import TopDown, enlarge
 from yolo_lite.models.yolo import YOLO
 from yolo_lite.training.module import DetectionModule
 from yolo_lite.utils.checkpoints import read_checkpoint
@@ -59,12 +60,19 @@ class HalvedC2f(nn.Module):
         return self.merge(torch.cat(parts, dim=1))
 
 
+class HalvedTopDown(HalvedC2f):
+    """The same of a `TopDown`."""
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(torch.cat([enlarge(coarse), fine], dim=1))
+
+
 def halve(model: nn.Module) -> None:
     """Every C2f of a model becomes a `HalvedC2f`."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, C2f):
-                setattr(parent, name, HalvedC2f(child))
+                setattr(parent, name, HalvedTopDown(child) if isinstance(child, TopDown) else HalvedC2f(child))
 
 
 def whole_state(halved: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -321,3 +322,56 @@ def test_files_are_read_as_they_were_written(tmp_path: Path) -> None:
     (tmp_path / "b-boxes-seed0.json").write_text(json.dumps({"name": "b"}))
     with pytest.raises(UserError, match=r"b-boxes-seed0.json is no result of the laboratory"):
         read_results(tmp_path)
+
+
+@pytest.fixture
+def recorded(plan: list[str], tmp_path: Path, monkeypatch: Any) -> list[str]:
+    """The steps that a laboratory takes with a third run, by name; nothing is trained."""
+    text = (tmp_path / "tiny.yaml").read_text()
+    (tmp_path / "tiny.yaml").write_text(f"{text}  - {{name: third, config: configs/yolov8n.yaml, data: boxes}}\n")
+    steps: list[str] = []
+    together = threading.Barrier(2, timeout=30)
+
+    def pretended(program: Sequence[str], options: Sequence[str], output: Path | None) -> None:
+        given = dict(zip(options[::2], options[1::2], strict=True))
+        assert output is not None
+        if program[-1] == "train.py":
+            name = given["--name"].partition("-")[0]
+            steps.append(f"{name} begins")
+            if name != "second":
+                together.wait()  # passes where two are at work at the same time
+            if name == "third" and (tmp_path / "broken").exists():
+                raise UserError("third is broken")
+            folder = Path(given["--runs_dir"]) / given["--name"] / "version_0"
+            (folder / "checkpoints").mkdir(parents=True)
+            (folder / "checkpoints" / "best.ckpt").touch()
+            (folder / "metrics.csv").write_text("epoch,val/map_50_95,val/map_50,time/images_per_second\n0,0.5,0.6,7\n")
+            steps.append(f"{name} ends")
+        else:
+            scores = {"map": 0.5, "map_50": 0.6, "parameters": 3, "gflops": 2.0}
+            Path(given["--json"]).write_text(json.dumps(scores))
+
+    monkeypatch.setattr(lab, "call", pretended)
+    return steps
+
+
+def test_several_runs_at_a_time(plan: list[str], recorded: list[str], tmp_path: Path) -> None:
+    """Two at work together; one that starts from another waits for its result."""
+    assert lab.main([*plan, "--jobs", "2"]) == 0
+    assert set(recorded[:2]) == {"first begins", "third begins"}
+    assert recorded.index("second begins") > recorded.index("first ends")
+    assert [r.name for r in read_results(tmp_path / "results" / "tiny")] == ["first", "second", "third"]
+
+
+def test_what_runs_beside_a_failure_is_finished(
+    plan: list[str], recorded: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    (tmp_path / "broken").touch()
+    assert lab.main([*plan, "--jobs", "2"]) == 2
+    assert "third is broken" in capsys.readouterr().err
+    assert "first" in [r.name for r in read_results(tmp_path / "results" / "tiny")]
+
+
+def test_no_jobs_is_one_line(plan: list[str], capsys: Any) -> None:
+    assert lab.main([*plan, "--jobs", "0"]) == 2
+    assert capsys.readouterr().err == "error: --jobs 0: give at least 1\n"

@@ -122,3 +122,11 @@ def test_started_processes_get_the_same_memory() -> None:
     batches = list(loader)
     check(batches)
     assert start <= batches[0].images.data_ptr() < start + len(memory.pixels)
+
+
+def test_batches_arrive_outside_of_inference_mode() -> None:
+    """Scoring makes the loader in inference mode, and a thread of its own, which pins batches for a GPU, receives."""
+    with torch.inference_mode():
+        memory = BatchMemory(1, 12)
+    assert memory.receive(0, (1, 2, 2, 3)).shape == (1, 3, 2, 2)
+    assert memory.states[0] == FREE  # given back when the tensor went

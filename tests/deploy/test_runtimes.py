@@ -122,7 +122,7 @@ class Session:
 def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two GPUs for ONNX Runtime, as nobody here has."""
     package: Any = types.ModuleType("onnxruntime")
-    package.SessionOptions = types.SimpleNamespace
+    package.SessionOptions = lambda: types.SimpleNamespace(add_session_config_entry=lambda key, value: None)
     package.InferenceSession = Session
     package.get_available_providers = lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setitem(sys.modules, "onnxruntime", package)

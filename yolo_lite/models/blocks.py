@@ -108,7 +108,7 @@ class C2f(nn.Module):
         unit: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
-        half = out_channels // 2
+        self.half_channels = half = out_channels // 2
         self.split = ConvNormAct(in_channels, 2 * half)
         self.units = nn.ModuleList(unit(half) if unit else Bottleneck(half, shortcut) for _ in range(depth))
         self.merge = ConvNormAct((2 + depth) * half, out_channels)

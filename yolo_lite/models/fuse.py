@@ -1,16 +1,21 @@
-"""Fold every BatchNorm into the convolution before it, and branches into one convolution, for inference."""
+"""The detector as inference computes it: BatchNorm in the convolution before it, branches merged, blocks rewritten."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from yolo_lite.models.blocks import ConvNormAct
+from yolo_lite.models.blocks import C2f, ConvNormAct
 from yolo_lite.models.branches import BranchedConv
-from yolo_lite.models.lite_blocks import HaarDown
+from yolo_lite.models.fused_blocks import FusedC2f, FusedCSPPC, FusedTopDown
+from yolo_lite.models.lite_blocks import CSPPC, HaarDown
+from yolo_lite.models.pafpn import TopDown
 from yolo_lite.models.yolo import YOLO
+
+REWRITTEN: dict[type[nn.Module], Callable[..., nn.Module]] = {C2f: FusedC2f, TopDown: FusedTopDown, CSPPC: FusedCSPPC}
 
 
 def haar_as_conv(module: HaarDown) -> nn.Conv2d:
@@ -23,10 +28,7 @@ def haar_as_conv(module: HaarDown) -> nn.Conv2d:
 
 
 def fuse_model(model: YOLO) -> YOLO:
-    """A copy of `model` in eval mode without BatchNorm and branches: same outputs, fewer operations.
-
-    The original is untouched.
-    """
+    """A copy of `model` in eval mode for inference: same outputs, fewer operations. The original is untouched."""
     fused = copy.deepcopy(model).eval()
     for parent in list(fused.modules()):
         for name, child in list(parent.named_children()):
@@ -38,4 +40,8 @@ def fuse_model(model: YOLO) -> YOLO:
             elif isinstance(child, ConvNormAct) and isinstance(child.norm, nn.BatchNorm2d):
                 child.conv = fuse_conv_bn_eval(child.conv, child.norm)  # type: ignore[type-var]
                 child.norm = nn.Identity()
+    for parent in list(fused.modules()):
+        for name, child in list(parent.named_children()):
+            if rewrite := REWRITTEN.get(type(child)):
+                setattr(parent, name, rewrite(child))
     return fused.requires_grad_(False)

@@ -41,7 +41,7 @@ class CSPPC(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, depth: int = 1) -> None:
         super().__init__()
-        half = out_channels // 2
+        self.half_channels = half = out_channels // 2
         self.split = ConvNormAct(in_channels, 2 * half)
         self.units = nn.ModuleList(PConvPair(half) for _ in range(depth))
         self.merge = ConvNormAct((2 + depth) * half, out_channels)
