@@ -178,11 +178,17 @@ def frontier(results: Sequence[Result], order: Sequence[str], costs: Mapping[str
     return to_png(figure)
 
 
-def with_table(text: str, plan: str, rows: str) -> str:
-    """A document with a plan's table between the lines `<!-- lab PLAN -->` and `<!-- end -->`, where it has them."""
-    start, end = f"<!-- lab {plan} -->\n", "<!-- end -->"
+def with_table(text: str, name: str, rows: str) -> str:
+    """A document with a table between the lines `<!-- lab NAME -->` and `<!-- end -->`, where it has them."""
+    start, end = f"<!-- lab {name} -->\n", "<!-- end -->"
     before, found, rest = text.partition(start)
     return f"{before}{start}\n{rows}\n{end}{rest.partition(end)[2]}" if found else text
+
+
+def with_tables(text: str, plan: str, rows: str) -> str:
+    """A document with a plan's tables where it has a place for PLAN, or for `PLAN summary`: the first of them alone."""
+    first = rows.partition("\n\n")[0]
+    return with_table(with_table(text, plan, rows), f"{plan} summary", f"{first}\n")
 
 
 def write_pages(
@@ -199,7 +205,7 @@ def write_pages(
         order: names of the plan's runs.
         results: what there is of them.
         costs: of their models, as far as they were measured.
-        documents: that show the table too, see `with_table`.
+        documents: that show the tables too, see `with_tables`.
 
     Returns:
         What was written.
@@ -217,7 +223,7 @@ def write_pages(
             pages[folder / f"curves-{data}.png"] = curves(trained, order, data)
     for path in documents:
         text = path.read_text()
-        if (changed := with_table(text, folder.name, rows)) != text:
+        if (changed := with_tables(text, folder.name, rows)) != text:
             pages[path] = changed.encode()
     for path, content in pages.items():
         with replacing(path) as file:

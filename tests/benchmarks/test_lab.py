@@ -17,7 +17,7 @@ from benchmarks import lab
 from benchmarks.lab_latency import Cost, measure_costs, read_costs, structure, write_costs
 from benchmarks.lab_plan import Plan
 from benchmarks.lab_results import RESULTS, Result, read_results
-from benchmarks.lab_tables import after_a_third, summary, table, tables, with_table, write_pages
+from benchmarks.lab_tables import after_a_third, summary, table, tables, with_table, with_tables, write_pages
 from yolo_lite import quantise
 from yolo_lite.utils.errors import StoppedError, UserError
 
@@ -304,8 +304,8 @@ def test_documents_show_what_the_results_say() -> None:
         assert (RESULTS / plan.name / "table.md").read_text() == rows
         for document in (lab.REPOSITORY / "README.md", *(lab.REPOSITORY / "docs").glob("*.md")):
             text = document.read_text()
-            assert with_table(text, plan.name, rows) == text, document
-            shown += f"<!-- lab {plan.name} -->" in text
+            assert with_tables(text, plan.name, rows) == text, document
+            shown += f"<!-- lab {plan.name}" in text
     assert shown
 
 
@@ -313,6 +313,12 @@ def test_tables_take_their_place_in_a_document() -> None:
     text = "before\n<!-- lab a -->\n\nold\n\n<!-- end -->\nbehind\n"
     assert with_table(text, "a", "| new |\n") == "before\n<!-- lab a -->\n\n| new |\n\n<!-- end -->\nbehind\n"
     assert with_table(text, "b", "| new |\n") == text
+
+
+def test_a_document_may_show_the_summary_alone() -> None:
+    text = "<!-- lab a summary -->\n\nold\n\n<!-- end -->\n<!-- lab a -->\n\nold\n\n<!-- end -->\n"
+    whole = "<!-- lab a summary -->\n\n| 1 |\n\n<!-- end -->\n<!-- lab a -->\n\n| 1 |\n\n| 2 |\n\n<!-- end -->\n"
+    assert with_tables(text, "a", "| 1 |\n\n| 2 |\n") == whole
 
 
 def test_files_are_read_as_they_were_written(tmp_path: Path) -> None:
