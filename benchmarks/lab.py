@@ -13,14 +13,17 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import shlex
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -41,6 +44,7 @@ from benchmarks.lab_tables import write_pages
 from yolo_lite.utils.console import clock, run_command
 from yolo_lite.utils.errors import EXIT_SIGNAL, StoppedError, UserError
 from yolo_lite.utils.runs import BEST_NAME, CHECKPOINTS, occupied, run_folders
+from yolo_lite.utils.signals import Terminated, raising_sigterm
 
 log = logging.getLogger("yolo_lite.lab")  # shown as the others are
 
@@ -64,6 +68,8 @@ class Laboratory:
             raise UserError(f"--jobs {jobs}: give at least 1")
         self.plan = plan
         self.jobs = jobs
+        self.children: list[subprocess.Popen[bytes]] = []  # at work now
+        self.stopped_by: int | None = None  # the signal that asked for an end
         self.data_root = data_root
         self.home = runs_dir / plan.name
         self.results = results
@@ -88,8 +94,10 @@ class Laboratory:
 
     def call(self, run: Run, program: Sequence[str], options: Sequence[str]) -> None:
         """A part of the work on a run, see `call`."""
+        if self.stopped_by is not None:
+            raise StoppedError(f"before {' '.join(program)} of {run.folder_name}", self.stopped_by)
         self.home.mkdir(parents=True, exist_ok=True)
-        call(program, options, self.home / f"{run.folder_name}.log" if self.jobs > 1 else None)
+        call(program, options, self.home / f"{run.folder_name}.log" if self.jobs > 1 else None, self.children)
 
     def options(self, run: Run) -> list[str]:
         """Of train.py, without the places of this machine."""
@@ -221,44 +229,76 @@ class Laboratory:
             only: names of runs, or of their folders (NAME-DATA-seedK); empty: all.
 
         Raises:
+            StoppedError: a signal asked for an end; what was at work has saved.
             UserError: a run cannot be made; those before it are done, and those beside it.
         """
         wanted = [run for run in self.plan.runs if not only or {run.name, run.folder_name} & set(only)]
+        known = {name for run in wanted for name in (run.name, run.folder_name)}
+        if unknown := [name for name in only if name not in known]:
+            raise UserError(f"--only {unknown[0]}: plan {self.plan.name} has no such run")
         waiting = [run for run in wanted if not self.result_path(run).is_file()]
-        count, started = len(waiting), time.monotonic()
+        for run in waiting:
+            for source in self.plan.needed_by(run):
+                if source not in waiting and not self.result_path(source).is_file():
+                    raise UserError(
+                        f"{run.folder_name} starts from {source.folder_name}, which has no result: add it to --only"
+                    )
+        count, seconds = len(waiting), []
         log.info("%d of %d runs have a result", len(wanted) - count, len(wanted))
-        active: dict[Future[None], Run] = {}
-        with occupied(self.home), ThreadPoolExecutor(self.jobs) as pool:
+        active: dict[Future[None], tuple[Run, float]] = {}
+        failures: list[BaseException] = []
+        with raising_sigterm(), occupied(self.home), ThreadPoolExecutor(self.jobs) as pool:
             while waiting or active:
-                unfinished = {run.folder_name for run in [*waiting, *active.values()]}
-                ready = [run for run in waiting if not unfinished & {r.folder_name for r in self.plan.needed_by(run)}]
-                for run in ready[: self.jobs - len(active)]:
-                    done = count - len(waiting) - len(active)
-                    left = f", about {clock((time.monotonic() - started) / done * (count - done))} left" if done else ""
-                    log.info("run %d of %d: %s%s", count - len(waiting) + 1, count, run.folder_name, left)
-                    waiting.remove(run)
-                    active[pool.submit(self.make, run)] = run
-                for future in finished(active):
-                    del active[future]
-                    future.result()
+                try:
+                    unfinished = [*waiting, *(run for run, _ in active.values())]
+                    ready = [run for run in waiting if not any(r in unfinished for r in self.plan.needed_by(run))]
+                    for run in ready[: self.jobs - len(active)]:
+                        rounds = math.ceil(len(unfinished) / self.jobs)
+                        left = f", about {clock(fmean(seconds) * rounds)} left" if seconds else ""
+                        log.info("run %d of %d: %s%s", count - len(waiting) + 1, count, run.folder_name, left)
+                        waiting.remove(run)
+                        active[pool.submit(self.make, run)] = run, time.monotonic()
+                    done = wait(active, return_when=FIRST_COMPLETED).done
+                except KeyboardInterrupt as error:
+                    self.stop(signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+                    waiting.clear()
+                    continue
+                for future in done:
+                    run, begun = active.pop(future)
+                    seconds.append(time.monotonic() - begun)
+                    if (failure := future.exception()) is not None:
+                        failures.append(failure)
+                        waiting.clear()
+                        if active:  # the first one is told at the end, which may be far
+                            log.error(
+                                "%s: %s; %d runs beside it are finished first", run.folder_name, failure, len(active)
+                            )
+        if self.stopped_by is not None:
+            raise StoppedError("the laboratory; the same command goes on from here", self.stopped_by)
+        if failures:
+            raise failures[0]
+
+    def stop(self, number: int) -> None:
+        """Start nothing more. The terminal sends Ctrl-C to what is at work as well; SIGTERM is passed on here."""
+        self.stopped_by = number
+        if number == signal.SIGTERM:
+            for child in list(self.children):
+                child.send_signal(number)
 
 
-def finished(futures: Collection[Future[None]]) -> set[Future[None]]:
-    """Those that are done, once one is."""
-    while True:
-        try:
-            return wait(futures, return_when=FIRST_COMPLETED).done
-        except KeyboardInterrupt:  # the terminal sends it to the runs as well: let them save
-            continue
-
-
-def call(program: Sequence[str], options: Sequence[str], output: Path | None = None) -> None:
+def call(
+    program: Sequence[str],
+    options: Sequence[str],
+    output: Path | None,
+    children: list[subprocess.Popen[bytes]],
+) -> None:
     """Run a script or a module of the repository in a process of its own, as a user would.
 
     Args:
         program: file of the script, or -m and the module's name.
         options: its own.
         output: file that what it prints is added to; None: it is shown.
+        children: has the process for as long as it runs.
 
     Raises:
         StoppedError: it was stopped by a signal.
@@ -266,7 +306,12 @@ def call(program: Sequence[str], options: Sequence[str], output: Path | None = N
     """
     with open(output, "a") if output is not None else nullcontext() as file:
         command = [sys.executable, *program, *options]
-        code = subprocess.Popen(command, cwd=REPOSITORY, stdout=file, stderr=file).wait()
+        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=file, stderr=file)
+        children.append(process)
+        try:
+            code = process.wait()
+        finally:
+            children.remove(process)
     if code > EXIT_SIGNAL:
         raise StoppedError(f"in {' '.join(program)}; the same command goes on from here", code - EXIT_SIGNAL)
     if code:

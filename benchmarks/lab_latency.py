@@ -66,7 +66,7 @@ def measure_costs(structures: Mapping[str, dict[str, Any]], threads: int, rounds
     Args:
         structures: of the models, by name, see `structure`.
         threads: of the CPU.
-        rounds: calls of each model.
+        rounds: timed calls of each model.
     """
     torch.set_num_threads(threads)
     keys = {name: json.dumps(parts, sort_keys=True) for name, parts in structures.items()}

@@ -97,22 +97,24 @@ class Plan:
         names = [run.folder_name for run in runs]
         if twice := {name for name in names if names.count(name) > 1}:
             raise UserError(f"{path}: {sorted(twice)[0]} is there twice: give each run a name of its own")
-        for number, run in enumerate(runs):
-            plan.needed_by(run, number)
+        for run in runs:
+            plan.needed_by(run)
         return plan
 
-    def needed_by(self, run: Run, before: int | None = None) -> list[Run]:
+    def needed_by(self, run: Run) -> list[Run]:
         """The runs that one starts from, see `source`."""
         names = [*run.sources.values(), *([run.quantised] if run.quantised else [])]
-        return [self.source(name, run, before) for name in names]
+        return [self.source(name, run) for name in names]
 
-    def source(self, name: str, needed_by: Run, before: int | None = None) -> Run:
-        """The run of a name that another one starts from: of the same seed, and of the same data where there is one.
+    def source(self, name: str, needed_by: Run) -> Run:
+        """The run of a name that another one starts from: before it in the plan, of the same seed, and of the same data
+        where there is one.
 
         Raises:
             UserError: there is none before it.
         """
-        found = [run for run in self.runs[:before] if (run.name, run.seed) == (name, needed_by.seed)]
+        earlier = self.runs[: self.runs.index(needed_by)]
+        found = [run for run in earlier if (run.name, run.seed) == (name, needed_by.seed)]
         if not found:
             raise UserError(f"plan {self.name}: no run {name} comes before the run that needs it")
         return next((run for run in found if run.data == needed_by.data), found[0])

@@ -42,7 +42,7 @@ SCHEDULE = {
     "weight_decay": 0.1,
     "nominal_batch": 32,
 }
-OTHERS = {"image_size": 96, "neck_init": "default"}
+OTHERS = {"image_size": 96, "neck_init": "default", "act": "relu"}
 # In tests/training: test_freezing.py, test_distillation.py, test_norm_statistics.py.
 ELSEWHERE = {"freeze", "teacher", "distill_weight", "teacher_cache", "norm_momentum"}
 
@@ -105,6 +105,9 @@ def test_the_rest_of_the_model() -> None:
     assert build(image_size=96).image_size == 96
     values = [torch.cat([p.flatten() for p in build(**s).parameters()]) for s in ({}, {"neck_init": "default"})]
     assert not torch.equal(*values)
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    usual, other = (build(**s)(images)[0] for s in ({}, {"act": "relu"}))
+    assert not torch.allclose(usual, other)
     covered = {*STRUCTURE, *LOSS, *SCHEDULE, *OTHERS, *ELSEWHERE}
     assert covered == set(inspect.signature(DetectionModule).parameters)
 

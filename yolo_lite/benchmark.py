@@ -60,7 +60,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--threads", type=int | None, default=None, help="of the CPU; default: as PyTorch has")
     parser.add_argument("--batch", type=int, default=1, help="images of a call, of the latency")
     parser.add_argument("--throughput_batch", type=int, default=8, help="images of a call, of the throughput")
-    parser.add_argument("--rounds", type=int, default=50, help="calls of each model")
+    parser.add_argument("--rounds", type=int, default=50, help="timed calls of each model")
     parser.add_argument("--memory", type=bool, default=True, help="in a process for each model, on the CPU")
     parser.add_argument("--image_size", type=int | None, default=None, help="pixels; default: as trained")
     parser.add_argument("--json", type=str | None, default=None, help="write the numbers to this file")

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +61,7 @@ def test_a_plan_is_worked_through_once(plan: list[str], tmp_path: Path, monkeypa
     """Stopped after an epoch of the first run, it goes on; done, it does nothing more."""
     calls: list[str] = []
 
-    def in_this_process(program: Sequence[str], options: Sequence[str], output: Path | None) -> None:
+    def in_this_process(program: Sequence[str], options: Sequence[str], output: Path | None, children: Any) -> None:
         calls.append(program[-1])
         given = list(options)
         is_first = len(calls) == 1
@@ -100,7 +105,7 @@ def test_a_pruned_run_starts_from_what_is_left(plan: list[str], tmp_path: Path, 
     (tmp_path / "tiny.yaml").write_text(pruned)
     given: list[list[str]] = []
 
-    def in_this_process(program: Sequence[str], options: Sequence[str], output: Path | None) -> None:
+    def in_this_process(program: Sequence[str], options: Sequence[str], output: Path | None, children: Any) -> None:
         given.append(list(options))
         assert MAINS[program[-1]](list(options)) == 0
 
@@ -125,7 +130,7 @@ def test_a_trained_model_in_int8(plan: list[str], tmp_path: Path, monkeypatch: A
     )
     calls: list[str] = []
 
-    def in_this_process(program: Sequence[str], options: Sequence[str], output: Path | None) -> None:
+    def in_this_process(program: Sequence[str], options: Sequence[str], output: Path | None, children: Any) -> None:
         calls.append(program[-1])
         if program[-1] != "yolo_lite.quantise":
             assert MAINS[program[-1]](list(options)) == 0
@@ -338,7 +343,7 @@ def recorded(plan: list[str], tmp_path: Path, monkeypatch: Any) -> list[str]:
     steps: list[str] = []
     together = threading.Barrier(2, timeout=30)
 
-    def pretended(program: Sequence[str], options: Sequence[str], output: Path | None) -> None:
+    def pretended(program: Sequence[str], options: Sequence[str], output: Path | None, children: Any) -> None:
         given = dict(zip(options[::2], options[1::2], strict=True))
         assert output is not None
         if program[-1] == "train.py":
@@ -352,10 +357,10 @@ def recorded(plan: list[str], tmp_path: Path, monkeypatch: Any) -> list[str]:
             (folder / "checkpoints").mkdir(parents=True)
             (folder / "checkpoints" / "best.ckpt").touch()
             (folder / "metrics.csv").write_text("epoch,val/map_50_95,val/map_50,time/images_per_second\n0,0.5,0.6,7\n")
-            steps.append(f"{name} ends")
         else:
             scores = {"map": 0.5, "map_50": 0.6, "parameters": 3, "gflops": 2.0}
             Path(given["--json"]).write_text(json.dumps(scores))
+            steps.append(f"{Path(given['--json']).parent.name.partition('-')[0]} is scored")
 
     monkeypatch.setattr(lab, "call", pretended)
     return steps
@@ -365,7 +370,7 @@ def test_several_runs_at_a_time(plan: list[str], recorded: list[str], tmp_path: 
     """Two at work together; one that starts from another waits for its result."""
     assert lab.main([*plan, "--jobs", "2"]) == 0
     assert set(recorded[:2]) == {"first begins", "third begins"}
-    assert recorded.index("second begins") > recorded.index("first ends")
+    assert recorded.index("second begins") > recorded.index("first is scored")
     assert [r.name for r in read_results(tmp_path / "results" / "tiny")] == ["first", "second", "third"]
 
 
@@ -374,10 +379,88 @@ def test_what_runs_beside_a_failure_is_finished(
 ) -> None:
     (tmp_path / "broken").touch()
     assert lab.main([*plan, "--jobs", "2"]) == 2
-    assert "third is broken" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "third is broken" in printed.err
+    assert "second begins" not in recorded
     assert "first" in [r.name for r in read_results(tmp_path / "results" / "tiny")]
 
 
 def test_no_jobs_is_one_line(plan: list[str], capsys: Any) -> None:
     assert lab.main([*plan, "--jobs", "0"]) == 2
     assert capsys.readouterr().err == "error: --jobs 0: give at least 1\n"
+
+
+def test_what_only_cannot_mean_is_one_line(plan: list[str], recorded: list[str], capsys: Any) -> None:
+    assert lab.main([*plan, "--only", "fifth"]) == 2
+    assert capsys.readouterr().err == "error: --only fifth: plan tiny has no such run\n"
+    assert lab.main([*plan, "--only", "second"]) == 2
+    told = "second-boxes-seed3 starts from first-boxes-seed3, which has no result: add it to --only"
+    assert capsys.readouterr().err == f"error: {told}\n"
+    assert not recorded
+
+
+def test_a_run_starts_from_an_earlier_one_of_another_set(tmp_path: Path) -> None:
+    """Where its own set comes later under the same name, that one would be the run itself."""
+    (tmp_path / "p.yaml").write_text(
+        "runs:\n- {name: a, config: c, data: x}\n- {name: b, config: c, data: y, weights: a}\n"
+        "- {name: a, config: c, data: y, weights: b}\n"
+    )
+    plan = Plan.read(tmp_path / "p.yaml")
+    first, second, third = plan.runs
+    assert plan.needed_by(second) == [first]
+    assert plan.needed_by(third) == [second]
+
+
+def test_children_print_to_their_file_and_say_how_they_ended(tmp_path: Path) -> None:
+    script = tmp_path / "child.py"
+    script.write_text("import sys\nprint('said')\nprint('complained', file=sys.stderr)\nsys.exit(int(sys.argv[1]))\n")
+    output, children = tmp_path / "child.log", []
+    lab.call([str(script)], ["0"], output, children)
+    assert sorted(output.read_text().split()) == ["complained", "said"]
+    with pytest.raises(StoppedError) as stopped:
+        lab.call([str(script)], ["130"], output, children)
+    assert stopped.value.exit_code == 130
+    with pytest.raises(UserError, match=r"child\.py ended with 2; .*child\.log says why: 2"):
+        lab.call([str(script)], ["2"], output, children)
+    assert not children
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_ends_the_runs_and_the_laboratory(name: str, plan: list[str], tmp_path: Path) -> None:
+    """SIGTERM is passed on; Ctrl-C reaches the whole group, as from a terminal. What was at work may save."""
+    program = tmp_path / "laboratory.py"
+    child = tmp_path / "child.py"
+    child.write_text(
+        "import signal, sys, time\n"
+        "number = signal.Signals[sys.argv[1]]\n"
+        "def save(*_):\n    print('saved', flush=True)\n    sys.exit(128 + number)\n"
+        "signal.signal(number, save)\nprint('ready', flush=True)\ntime.sleep(60)\n"
+    )
+    program.write_text(
+        "import sys\nfrom benchmarks import lab\n"
+        "real = lab.call\n"
+        f"lab.call = lambda program, options, *rest: real([{str(child)!r}], [{name!r}], *rest)\n"
+        "sys.exit(lab.main(sys.argv[1:]))\n"
+    )
+    text = (tmp_path / "tiny.yaml").read_text()
+    (tmp_path / "tiny.yaml").write_text(f"{text}  - {{name: third, config: configs/yolov8n.yaml, data: boxes}}\n")
+    environment = {**os.environ, "PYTHONPATH": str(lab.REPOSITORY)}
+    command = [sys.executable, str(program), *plan, "--jobs", "2"]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, start_new_session=True, text=True)
+    logs = [tmp_path / "runs" / "tiny" / f"{run}-boxes-seed3.log" for run in ("first", "third")]
+    try:
+        deadline = time.monotonic() + 60
+        while not all(log.is_file() and "ready" in log.read_text() for log in logs):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.05)
+        if name == "SIGINT":
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signal.Signals[name]
+    assert errors == f"stopped by {name} the laboratory; the same command goes on from here\n"
+    assert all("saved" in log.read_text() for log in logs)
+    assert not (tmp_path / "runs" / "tiny" / "second-boxes-seed3.log").exists()

@@ -28,6 +28,7 @@ from yolo_lite.deploy.quantisation import (
     calibration_images,
     size_of,
 )
+from yolo_lite.deploy.quantisers import with_activations
 from yolo_lite.deploy.runtimes import TorchRuntime
 from yolo_lite.deploy.sensitivity import Damage, Extent, last_layers, measure_damage, round_weights
 from yolo_lite.deploy.verification import decoded
@@ -306,3 +307,21 @@ def test_a_missing_package_is_told_before_anything_is_measured(
         quantisation.quantise_model(
             trained.model, trained.info, "openvino", tmp_path / "m.xml", trained.data(), quantisation.QuantiseOptions()
         )
+
+
+def test_what_stays_in_float_reaches_over_an_addition(planted: Any, tmp_path: Path) -> None:
+    """On the neck's way down, what another convolution gives is added before the activation function."""
+    import onnx
+
+    model, info = planted
+    formats.write_onnx(model, info, tmp_path / "m.onnx")
+    nodes = onnx.load(tmp_path / "m.onnx").graph.node
+    kinds = {node.name: node.op_type for node in nodes}
+
+    def kept(layer: str) -> list[str]:
+        return sorted(kinds[name] for name in with_activations(list(nodes), {layer}))
+
+    assert kept("neck.bottom_up.0.first") == ["Conv", "Mul", "Sigmoid"]
+    assert kept("neck.top_down.0.first") == ["Add", "Conv", "Mul", "Sigmoid"]
+    assert kept("neck.top_down.0.coarse_first") == ["Add", "Conv", "Mul", "Resize", "Sigmoid"]
+    assert kept("head.box.0.2") == ["Conv"]

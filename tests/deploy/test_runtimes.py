@@ -119,25 +119,28 @@ class Session:
 
 
 @pytest.fixture
-def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two GPUs for ONNX Runtime, as nobody here has."""
+def gpus(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Two GPUs for ONNX Runtime, as nobody here has; the settings of its sessions."""
+    entries: dict[str, str] = {}
     package: Any = types.ModuleType("onnxruntime")
-    package.SessionOptions = lambda: types.SimpleNamespace(add_session_config_entry=lambda key, value: None)
+    package.SessionOptions = lambda: types.SimpleNamespace(add_session_config_entry=entries.__setitem__)
     package.InferenceSession = Session
     package.get_available_providers = lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setitem(sys.modules, "onnxruntime", package)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    return entries
 
 
 @pytest.mark.parametrize(("device", "number"), [("cuda", 0), ("cuda:1", 1)])
-def test_onnx_runs_on_the_gpu_of_that_number(device: str, number: int, gpus: None, tmp_path: Path) -> None:
+def test_onnx_runs_on_the_gpu_of_that_number(device: str, number: int, gpus: dict[str, str], tmp_path: Path) -> None:
     runtime = OnnxRuntime(tmp_path / "m.onnx", device)
     assert runtime.session.providers == [("CUDAExecutionProvider", {"device_id": number})]
     assert runtime.device == device
+    assert gpus == {"session.force_spinning_stop": "1"}
 
 
 def test_a_gpu_that_onnx_runtime_cannot_use_is_one_line(
-    gpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gpus: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It goes on with the CPU and would be said to run on the GPU."""
     monkeypatch.setattr(Session, "works", False)
@@ -145,6 +148,6 @@ def test_a_gpu_that_onnx_runtime_cannot_use_is_one_line(
         OnnxRuntime(tmp_path / "m.onnx", "cuda:1")
 
 
-def test_openvino_on_a_gpu_is_one_line(gpus: None, tmp_path: Path) -> None:
+def test_openvino_on_a_gpu_is_one_line(gpus: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="device cuda: models of OpenVINO run on the CPU here"):
         open_runtime(tmp_path / "m.xml", "cuda")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from yolo_lite.models import VARIANTS, build_model
 from yolo_lite.utils.errors import UserError
@@ -170,3 +171,13 @@ def test_neck_divisor_that_leaves_no_channels_is_refused() -> None:
     """The pyramid works on 32 / 64 = 0 channels of the finest level."""
     with pytest.raises(UserError, match="neck_divisor"):
         build_model("yolov8n-lite", 1, neck_divisor=64)
+
+
+def test_the_activation_is_a_choice() -> None:
+    usual, other = build_model("yolov8n", 2), build_model("yolov8n", 2, act="relu")
+    count = sum(isinstance(m, nn.SiLU) for m in usual.modules())
+    assert count == sum(isinstance(m, nn.ReLU) for m in other.modules()) > 0
+    assert not any(isinstance(m, nn.SiLU) for m in other.modules())
+    assert usual.state_dict().keys() == other.state_dict().keys()
+    with pytest.raises(UserError, match="unknown act 'mish': choose one of silu, relu"):
+        build_model("yolov8n", 2, act="mish")

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from yolo_lite.models import YOLO, build_model, fuse_model
-from yolo_lite.models.branches import BranchedConv
 from yolo_lite.utils.profiling import count_gflops
 
 
@@ -35,7 +34,7 @@ def lived_in(variant: str, **parts: Any) -> YOLO:
         ("yolov8n-lite", {"depth": 1.0}),
         ("yolov8n-lite-adown", {}),
         ("yolov8n-edge", {}),
-        ("yolov8n-edge", {"branches": True, "downsample": "separable", "depth": 0.33}),
+        ("yolov8n-edge", {"downsample": "separable", "depth": 0.33, "act": "relu"}),
     ],
 )
 def test_fused_model_gives_the_same_without_batch_norm(variant: str, parts: dict[str, Any]) -> None:
@@ -44,7 +43,6 @@ def test_fused_model_gives_the_same_without_batch_norm(variant: str, parts: dict
     fused = fuse_model(model)
 
     assert not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
-    assert not any(isinstance(m, BranchedConv) for m in fused.modules())
     assert not fused.training
     assert not any(p.requires_grad for p in fused.parameters())
 
@@ -78,3 +76,11 @@ def test_fusing_shares_no_memory_with_the_original() -> None:
     model = lived_in("yolov8n-lite")
     own = {p.data_ptr() for p in model.parameters()}
     assert not own & {p.data_ptr() for p in fuse_model(model).parameters()}
+
+
+@pytest.mark.parametrize("variant", ["yolov8n-lite", "yolov8n-edge"])
+def test_fusing_keeps_the_precision(variant: str) -> None:
+    model = build_model(variant, 3).bfloat16()
+    with torch.no_grad():
+        maps = fuse_model(model)(torch.rand(1, 3, 64, 64).bfloat16())
+    assert {x.dtype for x in maps} == {torch.bfloat16}

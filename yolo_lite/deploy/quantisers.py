@@ -120,10 +120,26 @@ def behind(nodes: list[Any], last: Collection[str]) -> set[str]:
 
 
 def with_activations(nodes: list[Any], layers: Collection[str]) -> set[str]:
-    """Names of the nodes of some layers, activation functions included."""
-    outputs = {output for node in nodes if layer_of(node) in layers for output in node.output}
-    found = {node.name for node in nodes if layer_of(node) in layers}
-    return found | {node.name for node in nodes if node.op_type in ACTIVATIONS and outputs.intersection(node.input)}
+    """Names of the nodes of some layers, activation functions included; nodes are sorted as they run.
+
+    Between the two there may be the addition of what another layer gives (see `FusedTopDown`), in float then as well.
+    """
+    activated = {value for node in nodes if node.op_type in ACTIVATIONS for value in node.input}
+    added = {
+        value for node in nodes if node.op_type == "Add" and activated.intersection(node.output) for value in node.input
+    }
+    found: set[str] = set()
+    outputs: set[str] = set()
+    for node in nodes:
+        is_between = activated.intersection(node.output) if node.op_type == "Add" else added.intersection(node.output)
+        if layer_of(node) in layers or (
+            node.op_type in ("Add", "Resize") and is_between and outputs.intersection(node.input)
+        ):
+            found.add(node.name)
+            outputs.update(node.output)
+        elif node.op_type in ACTIVATIONS and outputs.intersection(node.input):
+            found.add(node.name)
+    return found
 
 
 def calibration_reader(images: Tensor, batch: int, base: Any) -> Any:

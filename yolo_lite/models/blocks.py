@@ -47,7 +47,7 @@ class ConvNormAct(nn.Module):
     ) -> None:
         super().__init__()
         padding = (kernel - 1) // 2
-        self.conv: nn.Module = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=bias)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=bias)
         self.norm: nn.Module = batch_norm(out_channels)
         self.act = activation(act)
 

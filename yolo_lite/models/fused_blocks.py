@@ -24,7 +24,7 @@ ALL = slice(None)
 def conv_part(unit: ConvNormAct, outputs: slice, inputs: slice = ALL, with_bias: bool = True) -> nn.Conv2d:
     """Some outputs, of some inputs, of a unit's 1x1 convolution whose BatchNorm was folded."""
     conv = unit.conv
-    assert isinstance(conv, nn.Conv2d) and conv.bias is not None and isinstance(unit.norm, nn.Identity)
+    assert conv.bias is not None and isinstance(unit.norm, nn.Identity)
     return pointwise(conv.weight[outputs, inputs], conv.bias[outputs] if with_bias else None)
 
 
@@ -91,7 +91,6 @@ class FusedCSPPC(nn.Module):
         self.act = block.split.act
         self.units = block.units
         merge = block.merge.conv
-        assert isinstance(merge, nn.Conv2d)
         # (out, half) of the first half, then of the second and of what every unit made of it
         weights = merge.weight.split(half, dim=1)
         rest = torch.stack([weight[:, width:] for weight in weights[1:]]).sum(dim=0)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from yolo_lite.models.afpn import AFPN, NeckInit
 from yolo_lite.models.backbone import Backbone, Block, Downsample
 from yolo_lite.models.blocks import Act, set_activation
-from yolo_lite.models.branches import add_branches
 from yolo_lite.models.head import DetectHead, Head
 from yolo_lite.models.pafpn import PAFPN
 from yolo_lite.utils.errors import UserError
@@ -57,7 +56,6 @@ class ModelSpec:
         reg_max: bins of a box side's distribution.
         head: dense or separable 3x3 convolutions.
         act: silu or, in its place everywhere, relu, which runtimes compute within the convolution before it.
-        branches: train every 3x3 convolution with a 1x1 one and the input beside it; `fuse_model` merges them.
     """
 
     depth: float
@@ -73,7 +71,6 @@ class ModelSpec:
     reg_max: int = 16
     head: Head = "dense"
     act: Act = "silu"
-    branches: bool = False
 
     def __post_init__(self) -> None:
         for key in ("depth", "width"):
@@ -179,8 +176,6 @@ class YOLO(nn.Module):
             self.neck = AFPN(channels, width, divisor, spec.neck_init or "identity")
         self.head = DetectHead(self.neck.out_channels, spec.strides, num_classes, channels[0], spec.reg_max, spec.head)
         set_activation(self, spec.act)
-        if spec.branches:
-            add_branches(self)
         self.spec = spec
         self.num_classes = num_classes
         self.strides = spec.strides

@@ -72,7 +72,6 @@ class DetectionModule(L.LightningModule):
         reg_max: bins of a box side's distribution (16).
         head: dense or separable 3x3 convolutions, in place of the variant's.
         act: silu or relu, in place of the variant's.
-        branches: train every 3x3 convolution with a 1x1 one and the input beside it, merged for inference.
         optimizer: auto takes AdamW below 10,000 steps and SGD above.
         lr: first learning rate at the nominal batch; None: 0.01 for SGD, 0.003 for AdamW.
         final_lr_fraction: last learning rate as a share of the first.
@@ -111,7 +110,6 @@ class DetectionModule(L.LightningModule):
         reg_max: int | None = None,
         head: Head | None = None,
         act: Act | None = None,
-        branches: bool | None = None,
         optimizer: OptimizerName = "auto",
         lr: float | None = None,
         final_lr_fraction: float = 0.01,
@@ -164,7 +162,6 @@ class DetectionModule(L.LightningModule):
             reg_max=reg_max,
             head=head,
             act=act,
-            branches=branches,
         )
         self.frozen = frozen_names(self.model, freeze)
         freeze_parts(self.model, self.frozen)

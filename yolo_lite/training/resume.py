@@ -24,8 +24,11 @@ LAST = "last"
 NAMES = (LAST_NAME, BEST_NAME)
 # Where Lightning keeps the state of the data module.
 DATA_STATE = DetectionDataModule.__qualname__
-# Settings of the model that decide which tensors it has.
-STRUCTURE = ("depth", "width", "block", "downsample", "neck", "levels", "neck_divisor", "neck_width", "reg_max", "head")
+# Settings of the model that decide which tensors it has and what it computes with them.
+STRUCTURE = (
+    *("depth", "width", "block", "downsample", "neck", "levels", "neck_divisor", "neck_width", "reg_max", "head"),
+    "act",
+)
 
 
 @dataclass
