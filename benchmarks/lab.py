@@ -13,23 +13,21 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import yaml
 
 from benchmarks.lab_latency import LATENCY_NAME, measure_costs, read_costs, structure, write_costs
 from benchmarks.lab_plan import WIDTH, Plan, Run
+from benchmarks.lab_queue import work_through
 from benchmarks.lab_results import (
     REPOSITORY,
     RESULTS,
@@ -41,10 +39,9 @@ from benchmarks.lab_results import (
     read_results,
 )
 from benchmarks.lab_tables import write_pages
-from yolo_lite.utils.console import clock, run_command
+from yolo_lite.utils.console import run_command
 from yolo_lite.utils.errors import EXIT_SIGNAL, StoppedError, UserError
 from yolo_lite.utils.runs import BEST_NAME, CHECKPOINTS, occupied, run_folders
-from yolo_lite.utils.signals import Terminated, raising_sigterm
 
 log = logging.getLogger("yolo_lite.lab")  # shown as the others are
 
@@ -243,40 +240,11 @@ class Laboratory:
                     raise UserError(
                         f"{run.folder_name} starts from {source.folder_name}, which has no result: add it to --only"
                     )
-        count, seconds = len(waiting), []
-        log.info("%d of %d runs have a result", len(wanted) - count, len(wanted))
-        active: dict[Future[None], tuple[Run, float]] = {}
-        failures: list[BaseException] = []
-        with raising_sigterm(), occupied(self.home), ThreadPoolExecutor(self.jobs) as pool:
-            while waiting or active:
-                try:
-                    unfinished = [*waiting, *(run for run, _ in active.values())]
-                    ready = [run for run in waiting if not any(r in unfinished for r in self.plan.needed_by(run))]
-                    for run in ready[: self.jobs - len(active)]:
-                        rounds = math.ceil(len(unfinished) / self.jobs)
-                        left = f", about {clock(fmean(seconds) * rounds)} left" if seconds else ""
-                        log.info("run %d of %d: %s%s", count - len(waiting) + 1, count, run.folder_name, left)
-                        waiting.remove(run)
-                        active[pool.submit(self.make, run)] = run, time.monotonic()
-                    done = wait(active, return_when=FIRST_COMPLETED).done
-                except KeyboardInterrupt as error:
-                    self.stop(signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
-                    waiting.clear()
-                    continue
-                for future in done:
-                    run, begun = active.pop(future)
-                    seconds.append(time.monotonic() - begun)
-                    if (failure := future.exception()) is not None:
-                        failures.append(failure)
-                        waiting.clear()
-                        if active:  # the first one is told at the end, which may be far
-                            log.error(
-                                "%s: %s; %d runs beside it are finished first", run.folder_name, failure, len(active)
-                            )
-        if self.stopped_by is not None:
+        log.info("%d of %d runs have a result", len(wanted) - len(waiting), len(wanted))
+        with occupied(self.home):
+            work_through(waiting, self.plan.needed_by, self.make, self.stop, self.jobs)
+        if self.stopped_by is not None:  # and what was at work came to its end
             raise StoppedError("the laboratory; the same command goes on from here", self.stopped_by)
-        if failures:
-            raise failures[0]
 
     def stop(self, number: int) -> None:
         """Start nothing more. The terminal sends Ctrl-C to what is at work as well; SIGTERM is passed on here."""
@@ -312,6 +280,8 @@ def call(
             code = process.wait()
         finally:
             children.remove(process)
+    if code < 0:  # killed by a signal, before it could answer it
+        code = EXIT_SIGNAL - code
     if code > EXIT_SIGNAL:
         raise StoppedError(f"in {' '.join(program)}; the same command goes on from here", code - EXIT_SIGNAL)
     if code:

@@ -461,6 +461,6 @@ def test_a_signal_ends_the_runs_and_the_laboratory(name: str, plan: list[str], t
     finally:
         process.kill()
     assert process.returncode == 128 + signal.Signals[name]
-    assert errors == f"stopped by {name} the laboratory; the same command goes on from here\n"
+    assert errors == f"stopped by {name} in {child}; the same command goes on from here\n"
     assert all("saved" in log.read_text() for log in logs)
     assert not (tmp_path / "runs" / "tiny" / "second-boxes-seed3.log").exists()
