@@ -39,13 +39,18 @@ def pointwise(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
 
 
 class FusedC2f(nn.Module):
-    """`C2f` with a convolution for each half: (B, in, H, W) -> (B, out, H, W)."""
+    """`C2f` with a convolution for each half: (B, in, H, W) -> (B, out, H, W).
 
-    def __init__(self, block: C2f) -> None:
+    Args:
+        block: whose weights it takes.
+        inputs: of the block's channels, those that the halves are convolved from.
+    """
+
+    def __init__(self, block: C2f, inputs: slice = ALL) -> None:
         super().__init__()
         half = block.half_channels
-        self.first = conv_part(block.split, slice(half))
-        self.second = conv_part(block.split, slice(half, None))
+        self.first = conv_part(block.split, slice(half), inputs)
+        self.second = conv_part(block.split, slice(half, None), inputs)
         self.act = block.split.act
         self.units, self.merge = block.units, block.merge
 
@@ -64,11 +69,8 @@ class FusedTopDown(FusedC2f):
     """`TopDown` that convolves the coarse map before it enlarges it."""
 
     def __init__(self, block: TopDown) -> None:
-        super().__init__(block)
+        super().__init__(block, slice(block.coarse_channels, None))
         half, coarse = block.half_channels, slice(block.coarse_channels)
-        fine = slice(block.coarse_channels, None)
-        self.first = conv_part(block.split, slice(half), fine)
-        self.second = conv_part(block.split, slice(half, None), fine)
         self.coarse_first = conv_part(block.split, slice(half), coarse, with_bias=False)
         self.coarse_second = conv_part(block.split, slice(half, None), coarse, with_bias=False)
 

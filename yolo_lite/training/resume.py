@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 
 from yolo_lite.data.classes import check_classes
 from yolo_lite.data.datamodule import DetectionDataModule
+from yolo_lite.models.yolo import ModelSpec
 from yolo_lite.training.freezing import part_names
 from yolo_lite.utils.checkpoints import check_sums, read_checkpoint
 from yolo_lite.utils.distributed import is_main_process
@@ -24,11 +25,9 @@ LAST = "last"
 NAMES = (LAST_NAME, BEST_NAME)
 # Where Lightning keeps the state of the data module.
 DATA_STATE = DetectionDataModule.__qualname__
-# Settings of the model that decide which tensors it has and what it computes with them.
-STRUCTURE = (
-    *("depth", "width", "block", "downsample", "neck", "levels", "neck_divisor", "neck_width", "reg_max", "head"),
-    "act",
-)
+# Settings of the model that decide which tensors it has and what it computes with them: all but one that is no setting
+# and one of the first weights.
+STRUCTURE = tuple(field.name for field in fields(ModelSpec) if field.name not in ("max_channels", "neck_init"))
 
 
 @dataclass
