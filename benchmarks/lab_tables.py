@@ -143,7 +143,7 @@ def tables(results: Sequence[Result], order: Sequence[str], costs: Mapping[str, 
 
 def curves(results: Sequence[Result], order: Sequence[str], data: str) -> bytes:
     """mAP50-95 by epoch, a line for each run, the extent of its seeds as a band; PNG."""
-    figure = new_figure(8, 4.8)
+    figure = new_figure(10, 4.8)
     axes = figure.add_subplot()
     for number, seeds in enumerate(group([r for r in results if r.data == data], order)):
         length = min(len(r.curve["epoch"]) for r in seeds)
@@ -156,7 +156,7 @@ def curves(results: Sequence[Result], order: Sequence[str], data: str) -> bytes:
             axes.fill_between(epochs, [min(c) for c in columns], [max(c) for c in columns], color=colour, alpha=0.2)
     axes.set(xlabel="epoch", ylabel="mAP50-95", title=f"{data}, validation", ylim=(0, None), xlim=(0, None))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside right center", fontsize=8)
     return to_png(figure)
 
 
@@ -164,7 +164,7 @@ def frontier(results: Sequence[Result], order: Sequence[str], costs: Mapping[str
     """mAP50-95, the mean over the data sets that all runs have been made with, against costs; PNG."""
     scores = {name: found for name, found in means(results, order).items() if name in costs}
     sets = sorted(set.intersection(*(set(found) for found in scores.values()))) if scores else []
-    figure = new_figure(14, 4.4)
+    figure = new_figure(16, 4.4)
     panels = figure.subplots(1, len(PRICES), sharey=True)
     for axes, (title, price) in zip(panels, PRICES, strict=True):
         for number, name in enumerate(scores if sets else []):
@@ -174,7 +174,7 @@ def frontier(results: Sequence[Result], order: Sequence[str], costs: Mapping[str
         axes.set(xlabel=title, xlim=(0, None))
         axes.grid(alpha=0.3)
     panels[0].set(ylabel=f"mAP50-95, {', '.join(sets)}")
-    panels[-1].legend(fontsize=8)
+    figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     return to_png(figure)
 
 
