@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from yolo_lite.models import VARIANTS, build_model
-from yolo_lite.models.afpn import AFPN
 from yolo_lite.utils.errors import UserError
 
 
@@ -84,20 +83,6 @@ def test_small_images_in_bfloat16_and_channels_last(image_size: int) -> None:
         maps = model(images)
     sum(x.float().square().mean() for x in maps).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
-
-
-def test_pyramid_computes_in_float32_under_autocast() -> None:
-    """In bf16 the light model learns less: what its residual blocks add is rounded away."""
-    torch.manual_seed(0)
-    neck = AFPN([16, 32, 64], out_channels=8, divisor=4).train()
-    levels = [torch.rand(2, c, s, s) for c, s in ((16, 16), (32, 8), (64, 4))]
-    expected = neck(levels)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        maps = neck(levels)
-        from_half = neck([x.bfloat16() for x in levels])
-    for got, rounded, want in zip(maps, from_half, expected, strict=True):
-        assert got.dtype == rounded.dtype == torch.float32
-        torch.testing.assert_close(got, want)
 
 
 def test_published_neck_initialisation() -> None:

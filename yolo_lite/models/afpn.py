@@ -37,13 +37,26 @@ class ResidualBlock(nn.Module):
         return self.act(self.conv2(self.conv1(x)) + x)
 
 
+class WideReduction(ConvNormAct):
+    """A strided unit that stays in float32 on a CPU: with bf16 in channels-last order, oneDNN (torch 2.14) crashes on
+    the 8x8 kernel where the map has 16x16 cells. It is a thousandth of the work.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(x.float())
+        return super().forward(x)
+
+
 def make_resample(in_channels: int, out_channels: int, source: int, target: int) -> nn.Module:
     """Bring level `source` to the size and the channels of level `target` (0 is the finest)."""
     if source == target:
         return nn.Identity()
     if source < target:  # finer to coarser: kernel = stride, padding (kernel - 1) // 2 as in the published model
         factor = 2 ** (target - source)
-        return conv_relu(in_channels, out_channels, factor, stride=factor)
+        unit = WideReduction if factor >= 8 else ConvNormAct
+        return unit(in_channels, out_channels, factor, stride=factor, act="relu")
     factor = 2 ** (source - target)
     upsample = nn.Upsample(scale_factor=float(factor), mode="bilinear", align_corners=False)
     return nn.Sequential(conv_relu(in_channels, out_channels), upsample)
@@ -93,9 +106,6 @@ class FusionStage(nn.Module):
 class AFPN(nn.Module):
     """Levels join one after the other, from the finest: stage k fuses the finest k levels, k = 2..L.
 
-    It computes in float32 under autocast too: in bf16, where what 12 residual blocks in chain add to their inputs is
-    rounded away, the light model learnt less (0.65 instead of 0.71 mAP50-95 on the shapes, benchmarks/README.md).
-
     Args:
         in_channels: channels of the backbone's levels, finest first.
         out_channels: channels of every output level.
@@ -124,14 +134,6 @@ class AFPN(nn.Module):
             raise ValueError(f"unknown neck initialisation {init!r}: choose identity, published or default")
 
     def forward(self, pyramid: list[Tensor]) -> list[Tensor]:
-        kind = pyramid[0].device.type
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-            with torch.autocast(kind, enabled=False):
-                return self.combine([x.float() for x in pyramid])
-        return self.combine(pyramid)
-
-    def combine(self, pyramid: list[Tensor]) -> list[Tensor]:
-        """As `forward`, in the numeric format of what it is given."""
         levels = [pre(reduce(x)) for reduce, pre, x in zip(self.reduce, self.pre, pyramid, strict=True)]
         for k, stage in enumerate(self.stages, start=2):
             levels = stage(levels[:k]) + levels[k:]
