@@ -15,6 +15,7 @@ from yolo_lite.data.augment import AugmentConfig, Augmenter
 from yolo_lite.data.datamodule import DetectionDataModule
 from yolo_lite.data.geometry import Drawn
 from yolo_lite.training.module import DetectionModule
+from yolo_lite.utils.errors import UserError
 
 # Every setting of the model with a value that is not its default: what shows that it was heard.
 STRUCTURE = {
@@ -79,7 +80,8 @@ def rates(module: DetectionModule) -> list[tuple[Any, ...]]:
     optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
     seen = []
     for _ in range(100):
-        seen += [(type(optimizer), g["lr"], g["weight_decay"], g.get("momentum")) for g in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            seen.append((type(optimizer), *(group.get(k) for k in ("lr", "weight_decay", "momentum", "betas"))))
         optimizer.step()
         scheduler.step()
     return seen
@@ -95,10 +97,22 @@ def test_loss(name: str) -> None:
     assert losses(build(**{name: LOSS[name]})) != losses(build())
 
 
-@pytest.mark.parametrize("name", SCHEDULE)
-def test_optimiser_and_schedule(name: str) -> None:
-    base = {"optimizer": "sgd"} if name == "momentum" else {}
-    assert rates(build(**{**base, name: SCHEDULE[name]})) != rates(build(**base))
+@pytest.mark.parametrize(
+    ("name", "optimizer"), [*((name, "adamw") for name in SCHEDULE), ("momentum", "sgd"), ("lr", "sgd")]
+)
+def test_optimiser_and_schedule(name: str, optimizer: str) -> None:
+    assert rates(build(**{"optimizer": optimizer, name: SCHEDULE[name]})) != rates(build(optimizer=optimizer))
+
+
+@pytest.mark.parametrize(("optimizer", "momentum"), [("sgd", 0.937), ("adamw", 0.9)])
+def test_usual_momentum(optimizer: str, momentum: float) -> None:
+    assert rates(build(optimizer=optimizer, momentum=momentum)) == rates(build(optimizer=optimizer))
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1.0])
+def test_momentum_out_of_range(momentum: float) -> None:
+    with pytest.raises(UserError, match=f"model.momentum={momentum}"):
+        build(momentum=momentum)
 
 
 def test_the_rest_of_the_model() -> None:

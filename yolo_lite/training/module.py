@@ -43,6 +43,7 @@ from yolo_lite.training.optim import (
     build_optimizer,
     choose_optimizer,
     default_lr,
+    default_momentum,
 )
 from yolo_lite.training.report import HostCopy, StepReport
 from yolo_lite.utils.checkpoints import CHECKPOINT_FORMAT
@@ -77,7 +78,7 @@ class DetectionModule(L.LightningModule):
         final_lr_fraction: last learning rate as a share of the first.
         schedule: how it falls.
         warmup_epochs: epochs of linear warm-up.
-        momentum: of SGD.
+        momentum: of SGD, or AdamW's first beta; None: 0.937 for SGD, 0.9 for AdamW.
         weight_decay: on convolution weights, at the nominal batch.
         nominal_batch: gradients are accumulated until about so many images contributed to a step.
         norm_momentum: share of a batch in BatchNorm's running statistics; None: 0.1 below 10,000 steps, 0.03 above.
@@ -115,7 +116,7 @@ class DetectionModule(L.LightningModule):
         final_lr_fraction: float = 0.01,
         schedule: Schedule = "linear",
         warmup_epochs: float = 3.0,
-        momentum: float = 0.937,
+        momentum: float | None = None,
         weight_decay: float = 5e-4,
         nominal_batch: int = 64,
         norm_momentum: float | None = None,
@@ -132,7 +133,7 @@ class DetectionModule(L.LightningModule):
         if not class_names:
             raise UserError("model.class_names is empty: train.py takes it from the data; in Python give the names")
         limits = {"lr": lr or 0.0, "final_lr_fraction": final_lr_fraction, "warmup_epochs": warmup_epochs}
-        limits |= {"momentum": momentum, "weight_decay": weight_decay}
+        limits |= {"weight_decay": weight_decay}
         limits |= {"box_gain": box_gain, "class_gain": class_gain, "dfl_gain": dfl_gain}
         limits |= {"distill_weight": distill_weight}
         for name, value in limits.items():
@@ -140,6 +141,8 @@ class DetectionModule(L.LightningModule):
                 raise UserError(f"model.{name}={value}: give a number of at least 0")
         if nominal_batch < 1 or assign_top_k < 1:
             raise UserError(f"model.nominal_batch={nominal_batch}, assign_top_k={assign_top_k}: give at least 1")
+        if momentum is not None and not 0 <= momentum < 1:
+            raise UserError(f"model.momentum={momentum}: give a share from 0 up to below 1")
         if norm_momentum is not None and not 0 < norm_momentum <= 1:
             raise UserError(f"model.norm_momentum={norm_momentum}: give a share above 0 and up to 1")
         if teacher_cache and not teacher:
@@ -282,8 +285,9 @@ class DetectionModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         p: Any = self.hparams
         total_steps = self.trainer.estimated_stepping_batches
-        momentum = default_norm_momentum(total_steps) if p.norm_momentum is None else p.norm_momentum
-        set_norm_momentum(self.model, momentum)
+        set_norm_momentum(
+            self.model, default_norm_momentum(total_steps) if p.norm_momentum is None else p.norm_momentum
+        )
         name = choose_optimizer(p.optimizer, total_steps)
         lr = default_lr(name) if p.lr is None else p.lr
         images = self.images_per_step()
@@ -292,7 +296,8 @@ class DetectionModule(L.LightningModule):
             # gradient's scale. The square root: Malladi et al., arXiv:2205.10287.
             lr *= math.sqrt(images / p.nominal_batch)
         trained = nn.ModuleList([self.model, *([self.distillation] if self.distillation is not None else [])])
-        optimizer = build_optimizer(trained, name, lr, p.momentum, p.weight_decay * images / p.nominal_batch)
+        momentum = default_momentum(name) if p.momentum is None else p.momentum
+        optimizer = build_optimizer(trained, name, lr, momentum, p.weight_decay * images / p.nominal_batch)
         if not math.isfinite(total_steps):
             raise UserError("the learning rate schedule needs an end: give --trainer.max_epochs or --trainer.max_steps")
         self.trainer.fit_loop.setup_data()  # where only steps limit the run, nobody has counted the batches yet

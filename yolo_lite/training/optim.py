@@ -18,6 +18,8 @@ SGD_LR = 0.01
 # The baseline's authors take 0.002 x 5 / (4 + classes), made for starting from trained weights. From scratch it is too
 # little, and with 31 classes hardly anything is learnt; the measurements are in benchmarks/results/lab/recipe.
 ADAMW_LR = 0.003
+SGD_MOMENTUM = 0.937
+ADAMW_BETA = 0.9
 WARMUP_MOMENTUM = 0.8
 SGD_WARMUP_BIAS_LR = 0.1
 
@@ -54,15 +56,20 @@ def default_lr(name: Literal["sgd", "adamw"]) -> float:
     return SGD_LR if name == "sgd" else ADAMW_LR
 
 
+def default_momentum(name: Literal["sgd", "adamw"]) -> float:
+    """The share of the last step's direction in the next one that the recipe takes when none is given."""
+    return SGD_MOMENTUM if name == "sgd" else ADAMW_BETA
+
+
 def build_optimizer(
     model: nn.Module, name: Literal["sgd", "adamw"], lr: float, momentum: float, weight_decay: float
 ) -> Optimizer:
-    """SGD with Nesterov momentum, or AdamW with betas 0.9 and 0.999."""
+    """SGD with Nesterov momentum, or AdamW, whose first beta is that momentum; its second is 0.999."""
     groups = parameter_groups(model, weight_decay)
     if name == "sgd":
         return SGD(groups, lr=lr, momentum=momentum, nesterov=True)
     # Not fused: Lightning refuses to clip the gradients of a fused optimiser under mixed precision.
-    return AdamW(groups, lr=lr, betas=(0.9, 0.999))
+    return AdamW(groups, lr=lr, betas=(momentum, 0.999))
 
 
 class WarmupDecay(LRScheduler):
