@@ -289,6 +289,11 @@ def call(
         raise UserError(f"{' '.join(program)} ended with {code}{said}: {shlex.join(options)}")
 
 
+def documents() -> list[Path]:
+    """What may show tables of the laboratory."""
+    return [REPOSITORY / "README.md", REPOSITORY / "benchmarks" / "README.md", *(REPOSITORY / "docs").glob("*.md")]
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -325,8 +330,8 @@ def main(args: list[str] | None = None) -> int:
             structures = {run.name: structure(run.config, run.settings) for run in plan.runs}
             costs = measure_costs(structures, config.threads, config.rounds)
             write_costs(costs, config.threads, config.rounds, results / LATENCY_NAME)
-        documents = [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")] if config.results == RESULTS else []
-        for path in write_pages(results, names, read_results(results), read_costs(results, names), documents):
+        shown_in = documents() if config.results == RESULTS else []
+        for path in write_pages(results, names, read_results(results), read_costs(results, names), shown_in):
             log.info("%s", path)
 
     return run_command(command)

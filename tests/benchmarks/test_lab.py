@@ -296,7 +296,7 @@ def test_costs_are_those_of_the_runs_models(tmp_path: Path, monkeypatch: Any) ->
 
 
 def test_documents_show_what_the_results_say() -> None:
-    """The tables in the README and in docs/, and those beside the results."""
+    """The tables in the documents, and those beside the results."""
     shown = 0
     for path in (lab.REPOSITORY / "configs" / "lab").glob("*.yaml"):
         plan = Plan.read(path)
@@ -307,7 +307,7 @@ def test_documents_show_what_the_results_say() -> None:
             continue  # not begun
         rows = tables(known, names, costs)
         assert (RESULTS / plan.name / "table.md").read_text() == rows
-        for document in (lab.REPOSITORY / "README.md", *(lab.REPOSITORY / "docs").glob("*.md")):
+        for document in lab.documents():
             text = document.read_text()
             assert with_tables(text, plan.name, rows) == text, document
             shown += f"<!-- lab {plan.name}" in text
