@@ -161,13 +161,13 @@ def curves(results: Sequence[Result], order: Sequence[str], data: str) -> bytes:
 
 
 def frontier(results: Sequence[Result], order: Sequence[str], costs: Mapping[str, Cost]) -> bytes:
-    """mAP50-95, the mean over the data sets that all runs have been made with, against costs; PNG."""
-    scores = {name: found for name, found in means(results, order).items() if name in costs}
-    sets = sorted(set.intersection(*(set(found) for found in scores.values()))) if scores else []
+    """mAP50-95, the mean over all data sets, of the runs that were made with all of them, against costs; PNG."""
+    sets = sorted({result.data for result in results})
+    scores = {n: found for n, found in means(results, order).items() if n in costs and len(found) == len(sets)}
     figure = new_figure(16, 4.4)
     panels = figure.subplots(1, len(PRICES), sharey=True)
     for axes, (title, price) in zip(panels, PRICES, strict=True):
-        for number, name in enumerate(scores if sets else []):
+        for number, name in enumerate(scores):
             colour, mark = CURVE_COLOURS[number % len(CURVE_COLOURS)], "os^D"[number // len(CURVE_COLOURS) % 4]
             value = fmean(scores[name][data] for data in sets)
             axes.plot(price(costs[name]), value, mark, color=colour, markersize=9, label=name)
