@@ -109,6 +109,11 @@ def test_usual_momentum(optimizer: str, momentum: float) -> None:
     assert rates(build(optimizer=optimizer, momentum=momentum)) == rates(build(optimizer=optimizer))
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_no_momentum(optimizer: str) -> None:
+    assert rates(build(optimizer=optimizer, momentum=0.0)) != rates(build(optimizer=optimizer))
+
+
 @pytest.mark.parametrize("momentum", [-0.1, 1.0])
 def test_momentum_out_of_range(momentum: float) -> None:
     with pytest.raises(UserError, match=f"model.momentum={momentum}"):

@@ -64,10 +64,10 @@ def default_momentum(name: Literal["sgd", "adamw"]) -> float:
 def build_optimizer(
     model: nn.Module, name: Literal["sgd", "adamw"], lr: float, momentum: float, weight_decay: float
 ) -> Optimizer:
-    """SGD with Nesterov momentum, or AdamW, whose first beta is that momentum; its second is 0.999."""
+    """SGD with Nesterov momentum, none where it is 0, or AdamW, whose first beta it is; its second is 0.999."""
     groups = parameter_groups(model, weight_decay)
     if name == "sgd":
-        return SGD(groups, lr=lr, momentum=momentum, nesterov=True)
+        return SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
     # Not fused: Lightning refuses to clip the gradients of a fused optimiser under mixed precision.
     return AdamW(groups, lr=lr, betas=(momentum, 0.999))
 
