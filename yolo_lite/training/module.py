@@ -133,9 +133,8 @@ class DetectionModule(L.LightningModule):
         if not class_names:
             raise UserError("model.class_names is empty: train.py takes it from the data; in Python give the names")
         limits = {"lr": lr or 0.0, "final_lr_fraction": final_lr_fraction, "warmup_epochs": warmup_epochs}
-        limits |= {"weight_decay": weight_decay}
         limits |= {"box_gain": box_gain, "class_gain": class_gain, "dfl_gain": dfl_gain}
-        limits |= {"distill_weight": distill_weight}
+        limits |= {"weight_decay": weight_decay, "distill_weight": distill_weight}
         for name, value in limits.items():
             if not 0 <= value < math.inf:
                 raise UserError(f"model.{name}={value}: give a number of at least 0")
@@ -285,9 +284,8 @@ class DetectionModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         p: Any = self.hparams
         total_steps = self.trainer.estimated_stepping_batches
-        set_norm_momentum(
-            self.model, default_norm_momentum(total_steps) if p.norm_momentum is None else p.norm_momentum
-        )
+        norm_momentum = default_norm_momentum(total_steps) if p.norm_momentum is None else p.norm_momentum
+        set_norm_momentum(self.model, norm_momentum)
         name = choose_optimizer(p.optimizer, total_steps)
         lr = default_lr(name) if p.lr is None else p.lr
         images = self.images_per_step()

@@ -64,7 +64,7 @@ def default_momentum(name: Literal["sgd", "adamw"]) -> float:
 def build_optimizer(
     model: nn.Module, name: Literal["sgd", "adamw"], lr: float, momentum: float, weight_decay: float
 ) -> Optimizer:
-    """SGD with Nesterov momentum, none where it is 0, or AdamW, whose first beta it is; its second is 0.999."""
+    """SGD, in Nesterov's form where there is a momentum, or AdamW, whose first beta it is; its second is 0.999."""
     groups = parameter_groups(model, weight_decay)
     if name == "sgd":
         return SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
