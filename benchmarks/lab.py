@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.lab_latency import LATENCY_NAME, measure_costs, read_costs, structure, write_costs
+from benchmarks.lab_latency import LATENCY_NAME, Cost, measure_costs, read_costs, structure, write_costs
 from benchmarks.lab_plan import WIDTH, Plan, Run
 from benchmarks.lab_queue import work_through
 from benchmarks.lab_results import (
@@ -289,6 +289,13 @@ def call(
         raise UserError(f"{' '.join(program)} ended with {code}{said}: {shlex.join(options)}")
 
 
+def known_of(plan: Plan, results: Path) -> tuple[list[Result], dict[str, Cost]]:
+    """What there is to show of a plan: its results, and its models' costs; what int8 costs, only its results say."""
+    known = [result for result in read_results(results) if result.name in plan.names]
+    made = {result.name for result in known} | {run.name for run in plan.runs if run.quantised is None}
+    return known, read_costs(results, [name for name in plan.names if name in made])
+
+
 def documents() -> list[Path]:
     """What may show tables of the laboratory."""
     return [REPOSITORY / "README.md", REPOSITORY / "benchmarks" / "README.md", *(REPOSITORY / "docs").glob("*.md")]
@@ -325,13 +332,12 @@ def main(args: list[str] | None = None) -> int:
         if config.action == "run":
             places = config.data_root.resolve(), config.runs_dir.resolve()
             Laboratory(plan, *places, results, config.jobs).work(config.only)
-        names = list(dict.fromkeys(run.name for run in plan.runs))
         if config.action == "time":
             structures = {run.name: structure(run.config, run.settings) for run in plan.runs}
             costs = measure_costs(structures, config.threads, config.rounds)
             write_costs(costs, config.threads, config.rounds, results / LATENCY_NAME)
         shown_in = documents() if config.results == RESULTS else []
-        for path in write_pages(results, names, read_results(results), read_costs(results, names), shown_in):
+        for path in write_pages(results, plan.names, *known_of(plan, results), shown_in):
             log.info("%s", path)
 
     return run_command(command)

@@ -59,6 +59,11 @@ class Plan:
     name: str
     runs: list[Run]
 
+    @property
+    def names(self) -> list[str]:
+        """Of its runs, in order, each once for all seeds and data sets."""
+        return list(dict.fromkeys(run.name for run in self.runs))
+
     @staticmethod
     def read(path: Path) -> Plan:
         """From YAML: `settings` and `seeds` of all, and a list of `runs`; `data` maps sets to settings of their own.

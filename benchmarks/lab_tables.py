@@ -31,6 +31,7 @@ HEADER = (
     "mAP50",
     "last",
     "after a third",
+    "last fifth",
     "seeds",
     "images/s",
     "minutes",
@@ -56,6 +57,12 @@ def after_a_third(result: Result) -> float | None:
     """mAP50-95 after a third of the epochs: how early it learns."""
     values = result.curve.get("map_50_95")
     return values[max(0, len(values) // 3 - 1)] if values else None
+
+
+def gain_of_the_last_fifth(result: Result) -> float | None:
+    """How much better the best epoch is than the best of the first four fifths: about 0 where the curve is flat."""
+    values = result.curve.get("map_50_95")
+    return max(values) - max(values[: max(1, len(values) * 4 // 5)]) if values else None
 
 
 def images_per_second(result: Result) -> float | None:
@@ -125,7 +132,7 @@ def table(results: Sequence[Result], order: Sequence[str]) -> str:
     for seeds in group(results, order):
         first = seeds[0]
         scores: list[Callable[[Result], float | None]] = [lambda r: r.map_50_95, lambda r: r.map_50]
-        scores += [lambda r: r.last_map_50_95, after_a_third]
+        scores += [lambda r: r.last_map_50_95, after_a_third, gain_of_the_last_fifth]
         cells = [score([pick(result) for result in seeds]) for pick in scores]
         facts = [first.name, first.data, f"{first.parameters:,}", f"{first.gflops:.2f}", *cells]
         speeds = [speed for result in seeds if (speed := images_per_second(result)) is not None]
@@ -210,14 +217,13 @@ def write_pages(
     Returns:
         What was written.
     """
-    known = [result for result in results if result.name in order]
-    if not known and not costs:
+    if not results and not costs:
         return []
-    rows = tables(known, order, costs)
+    rows = tables(results, order, costs)
     pages = {folder / TABLE_NAME: rows.encode()}
-    if costs and known:
-        pages[folder / FRONTIER_NAME] = frontier(known, order, as_deployed(costs, known))
-    trained = [result for result in known if result.curve]
+    if costs and results:
+        pages[folder / FRONTIER_NAME] = frontier(results, order, as_deployed(costs, results))
+    trained = [result for result in results if result.curve]
     for data in sorted({result.data for result in trained}):
         if len({result.name for result in trained if result.data == data}) > 1:
             pages[folder / f"curves-{data}.png"] = curves(trained, order, data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -131,7 +130,7 @@ class TrainCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Open the data first: it knows the classes, and what is wrong with it shows before anything is built."""
         config = self.config
-        self.check_patience()
+        self.check_scoring()
         settings = config.data.as_dict()
         self.checked_data = DetectionDataModule(**{**settings, "augment": AugmentConfig(**settings["augment"])})
         names = self.checked_data.check()
@@ -156,15 +155,18 @@ class TrainCLI(LightningCLI):
         cache = Path(config.model.teacher_cache) if config.model.teacher_cache else None
         self.teacher = Teacher.read(Path(config.model.teacher), names, cache) if config.model.teacher else None
 
-    def check_patience(self) -> None:
-        """Raises:
-        UserError: nothing would ever be scored that patience could wait for.
+    def check_scoring(self) -> None:
+        """Warn where the last epochs are not scored.
+
+        Raises:
+            UserError: nothing would ever be scored that patience could wait for.
         """
         trainer = self.config.trainer
-        scored_every = trainer.check_val_every_n_epoch or 1
-        if self.config.patience is not None and (
-            trainer.limit_val_batches == 0 or scored_every > (trainer.max_epochs or math.inf)
-        ):
+        every, epochs = trainer.check_val_every_n_epoch or 1, max(trainer.max_epochs or 0, 0)  # 0: as many as it takes
+        is_scored = trainer.limit_val_batches != 0 and (every <= epochs or not epochs)
+        if is_scored and (left := epochs % every) and is_main_process():
+            log.warning("the last %d of %d epochs are not scored: check_val_every_n_epoch is %d", left, epochs, every)
+        if self.config.patience is not None and not is_scored:
             raise UserError(
                 f"patience={self.config.patience} needs validation: limit_val_batches is {trainer.limit_val_batches}, "
                 f"check_val_every_n_epoch {trainer.check_val_every_n_epoch}"

@@ -22,7 +22,16 @@ from benchmarks import lab
 from benchmarks.lab_latency import Cost, measure_costs, read_costs, structure, write_costs
 from benchmarks.lab_plan import Plan
 from benchmarks.lab_results import RESULTS, Result, read_results
-from benchmarks.lab_tables import after_a_third, summary, table, tables, with_table, with_tables, write_pages
+from benchmarks.lab_tables import (
+    after_a_third,
+    gain_of_the_last_fifth,
+    summary,
+    table,
+    tables,
+    with_table,
+    with_tables,
+    write_pages,
+)
 from yolo_lite import quantise
 from yolo_lite.utils.errors import StoppedError, UserError
 
@@ -228,10 +237,20 @@ def test_rows_are_means_over_seeds() -> None:
     rows = table(results, ["a", "b"]).splitlines()[2:]
     assert rows == [
         "| a | boxes | 1,234,567 | 1.50 | 0.400 (0.300 to 0.500) | 0.500 (0.500 to 0.500) | 0.350 (0.300 to 0.400) "
-        "| 0.200 (0.100 to 0.300) | 0, 1 | 7.0 | 10 |",
-        "| b | boxes | 1,234,567 | 1.50 | 0.300 | 0.500 | 0.300 | 0.100 | 0 | 7.0 | 10 |",
+        "| 0.200 (0.100 to 0.300) | 0.000 (0.000 to 0.000) | 0, 1 | 7.0 | 10 |",
+        "| b | boxes | 1,234,567 | 1.50 | 0.300 | 0.500 | 0.300 | 0.100 | 0.100 | 0 | 7.0 | 10 |",
     ]
     assert after_a_third(results[0]) == 0.1
+
+
+@pytest.mark.parametrize(
+    ("scores", "gain"),
+    [([0.1, 0.2, 0.3, 0.4, 0.6], 0.2), ([0.1, 0.5, 0.3, 0.4, 0.4], 0.0), ([0.3], 0.0), ([0.1, 0.4], 0.3)],
+)
+def test_what_the_last_fifth_gains(scores: list[float], gain: float) -> None:
+    """Against the best before it, as the best checkpoint is chosen; nothing of what was not trained."""
+    assert gain_of_the_last_fifth(make_result("a", 0, scores)) == pytest.approx(gain)
+    assert gain_of_the_last_fifth(replace(make_result("a", 0, scores), curve={})) is None
 
 
 COST = Cost(3_011_043, 8.08, 12.1, 40.0, 60.0, 1.0, 1.0)
@@ -251,8 +270,24 @@ def test_a_model_in_int8_has_the_costs_of_its_file() -> None:
     assert shown[2] == "| a | 3,011,043 | 3.10 | 8.08 | 0.60 |  | 0.400 |"
     assert (
         shown[-1]
-        == "| a | boxes | 1,234,567 | 1.50 | 0.400 (0.400 to 0.400) | 0.500 (0.500 to 0.500) |  |  | 0, 1 |  | 10 |"
+        == "| a | boxes | 1,234,567 | 1.50 | 0.400 (0.400 to 0.400) | 0.500 (0.500 to 0.500) |  |  |  | 0, 1 |  | 10 |"
     )
+
+
+def test_what_int8_costs_is_unknown_until_it_is_made(tmp_path: Path) -> None:
+    """The timed costs are those of the model in float32."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        "data: {x: }\nruns:\n"
+        "  - {name: a, config: configs/yolov8n.yaml}\n"
+        "  - {name: b, config: configs/yolov8n.yaml, quantised: a}\n"
+    )
+    plan = Plan.read(path)
+    write_costs({"a": COST, "b": COST}, 1, 3, tmp_path / "latency.json")
+    assert set(lab.known_of(plan, tmp_path)[1]) == {"a"}
+    file = {"megabytes": 3.0, "latency_ratio": 0.5}
+    replace(make_result("b", 0, [0.4], "x"), curve={}, int8=file).write(tmp_path / "b-x-seed0.json")
+    assert set(lab.known_of(plan, tmp_path)[1]) == {"a", "b"}
 
 
 def test_the_summary_has_a_column_for_each_data_set(tmp_path: Path) -> None:
@@ -300,12 +335,10 @@ def test_documents_show_what_the_results_say() -> None:
     shown = 0
     for path in (lab.REPOSITORY / "configs" / "lab").glob("*.yaml"):
         plan = Plan.read(path)
-        names = list(dict.fromkeys(run.name for run in plan.runs))
-        known = [result for result in read_results(RESULTS / plan.name) if result.name in names]
-        costs = read_costs(RESULTS / plan.name, names)
+        known, costs = lab.known_of(plan, RESULTS / plan.name)
         if not known and not costs:
             continue  # not begun
-        rows = tables(known, names, costs)
+        rows = tables(known, plan.names, costs)
         assert (RESULTS / plan.name / "table.md").read_text() == rows
         for document in lab.documents():
             text = document.read_text()

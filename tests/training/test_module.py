@@ -184,3 +184,13 @@ def test_warm_up_then_decay_to_the_final_rate() -> None:
     assert momenta[10] == pytest.approx(0.937)
     assert max(rates) == rates[10] == pytest.approx(0.01 * (1 - 0.99 * 0.1))
     assert rates[-1] == pytest.approx(0.01 * (1 - 0.99 * 0.99))
+
+
+def test_a_small_momentum_does_not_warm_up_from_above() -> None:
+    groups = [{"name": "weight", "params": [torch.nn.Parameter(torch.zeros(1))]}]
+    optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.5)
+    schedule = WarmupDecay(optimizer, total_steps=20, warmup_steps=10)
+    for _ in range(20):
+        assert optimizer.param_groups[0]["momentum"] == 0.5
+        optimizer.step()
+        schedule.step()

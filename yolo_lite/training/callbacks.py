@@ -213,12 +213,17 @@ class EpochLine(L.Callback):
     """One line per epoch in the log: losses, mAP, speed, remaining time."""
 
     def __init__(self) -> None:
-        self._fit_started = 0.0
+        self._started = 0.0
         self._first_epoch = 0
+        self._scored_epoch = -1
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._fit_started = time.monotonic()
-        self._first_epoch = trainer.current_epoch
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._started = time.monotonic()
+        self._first_epoch = trainer.current_epoch  # not known earlier where a run goes on
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._scored_epoch = trainer.current_epoch
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -227,10 +232,10 @@ class EpochLine(L.Callback):
         losses = " ".join(f"{n} {float(values[key]):.3f}" for n in TERMS if (key := f"train/loss_{n}_epoch") in values)
         done = trainer.current_epoch + 1
         total = max(done, planned_epochs(trainer, max(1, trainer.global_step // done)))
-        spent = time.monotonic() - self._fit_started
+        spent = time.monotonic() - self._started
         left = spent / (done - self._first_epoch) * max(0, total - done)
         score = ""
-        if "val/map_50_95" in values:
+        if "val/map_50_95" in values and self._scored_epoch == trainer.current_epoch:  # Lightning keeps the last ones
             score = f"  mAP50-95 {float(values['val/map_50_95']):.4f} mAP50 {float(values['val/map_50']):.4f}"
         speed = next((c.images_per_second for c in trainer.callbacks if isinstance(c, Speed)), 0.0)  # type: ignore[attr-defined]
         log.info("epoch %d/%d  %s%s  %.1f images/s  %s left", done, total, losses, score, speed, clock(left))

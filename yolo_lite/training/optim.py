@@ -75,7 +75,8 @@ def build_optimizer(
 class WarmupDecay(LRScheduler):
     """Linear warm-up, then linear or cosine decay, counted in optimiser steps.
 
-    With SGD the biases warm up from above (0.1) and the momentum from 0.8; everything else starts at 0.
+    With SGD the biases warm up from above (0.1) and the momentum from 0.8, or from where it ends if that is less;
+    everything else starts at 0.
 
     Args:
         optimizer: its groups carry a `name`.
@@ -135,5 +136,6 @@ class WarmupDecay(LRScheduler):
             start = SGD_WARMUP_BIAS_LR if group["name"] == "bias" and momentum is not None else 0.0
             rates.append(start + share * (base * self.decay(step) - start))
             if momentum is not None:
-                group["momentum"] = WARMUP_MOMENTUM + share * (momentum - WARMUP_MOMENTUM)
+                first = min(WARMUP_MOMENTUM, momentum)
+                group["momentum"] = first + share * (momentum - first)
         return rates
