@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from hashlib import sha256
 from pathlib import Path
 from statistics import fmean, median
 
@@ -15,6 +17,7 @@ from yolo_lite.utils.files import replacing
 
 TABLE_NAME = "table.md"
 FRONTIER_NAME = "frontier.png"
+SOURCE = "Source"  # keyword of the fingerprint, one of those that the PNG format names
 # Of the frontier's panels: what is paid, and where it is in a `Cost`.
 PRICES: tuple[tuple[str, Callable[[Cost], float]], ...] = (
     ("parameters, millions", lambda cost: cost.parameters / 1e6),
@@ -148,8 +151,15 @@ def tables(results: Sequence[Result], order: Sequence[str], costs: Mapping[str, 
     return "\n".join(parts)
 
 
-def curves(results: Sequence[Result], order: Sequence[str], data: str) -> bytes:
-    """mAP50-95 by epoch, a line for each run, the extent of its seeds as a band; PNG."""
+def fingerprint(results: Sequence[Result], order: Sequence[str], costs: Mapping[str, Cost]) -> str:
+    """Of all that figures are drawn from; a figure has it as a text, for a picture cannot be compared."""
+    runs = [asdict(result) for result in sorted(results, key=lambda r: (r.name, r.data, r.seed))]
+    prices = {name: asdict(cost) for name, cost in costs.items()}
+    return sha256(json.dumps([runs, list(order), prices], sort_keys=True).encode()).hexdigest()
+
+
+def curves(results: Sequence[Result], order: Sequence[str], data: str, source: str = "") -> bytes:
+    """mAP50-95 by epoch, a line for each run, the extent of its seeds as a band; PNG with the `fingerprint` given."""
     figure = new_figure(10, 4.8)
     axes = figure.add_subplot()
     for number, seeds in enumerate(group([r for r in results if r.data == data], order)):
@@ -164,11 +174,12 @@ def curves(results: Sequence[Result], order: Sequence[str], data: str) -> bytes:
     axes.set(xlabel="epoch", ylabel="mAP50-95", title=f"{data}, validation", ylim=(0, None), xlim=(0, None))
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right center", fontsize=8)
-    return to_png(figure)
+    return to_png(figure, {SOURCE: source})
 
 
-def frontier(results: Sequence[Result], order: Sequence[str], costs: Mapping[str, Cost]) -> bytes:
-    """mAP50-95, the mean over all data sets, of the runs that were made with all of them, against costs; PNG."""
+def frontier(results: Sequence[Result], order: Sequence[str], costs: Mapping[str, Cost], source: str = "") -> bytes:
+    """mAP50-95, the mean over all data sets, of the runs that were made with all of them, against costs; PNG with the
+    `fingerprint` given."""
     sets = sorted({result.data for result in results})
     scores = {n: found for n, found in means(results, order).items() if n in costs and len(found) == len(sets)}
     figure = new_figure(16, 4.4)
@@ -182,7 +193,7 @@ def frontier(results: Sequence[Result], order: Sequence[str], costs: Mapping[str
         axes.grid(alpha=0.3)
     panels[0].set(ylabel=f"mAP50-95, {', '.join(sets)}")
     figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside right center", fontsize=8)
-    return to_png(figure)
+    return to_png(figure, {SOURCE: source})
 
 
 def with_table(text: str, name: str, rows: str) -> str:
@@ -219,14 +230,14 @@ def write_pages(
     """
     if not results and not costs:
         return []
-    rows = tables(results, order, costs)
+    rows, source = tables(results, order, costs), fingerprint(results, order, costs)
     pages = {folder / TABLE_NAME: rows.encode()}
     if costs and results:
-        pages[folder / FRONTIER_NAME] = frontier(results, order, as_deployed(costs, results))
+        pages[folder / FRONTIER_NAME] = frontier(results, order, as_deployed(costs, results), source)
     trained = [result for result in results if result.curve]
     for data in sorted({result.data for result in trained}):
         if len({result.name for result in trained if result.data == data}) > 1:
-            pages[folder / f"curves-{data}.png"] = curves(trained, order, data)
+            pages[folder / f"curves-{data}.png"] = curves(trained, order, data, source)
     for path in documents:
         text = path.read_text()
         if (changed := with_tables(text, folder.name, rows)) != text:

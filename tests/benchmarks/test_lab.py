@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import eval as eval_script
 import train as train_script
@@ -23,7 +24,9 @@ from benchmarks.lab_latency import Cost, measure_costs, read_costs, structure, w
 from benchmarks.lab_plan import Plan
 from benchmarks.lab_results import RESULTS, Result, read_results
 from benchmarks.lab_tables import (
+    SOURCE,
     after_a_third,
+    fingerprint,
     gain_of_the_last_fifth,
     summary,
     table,
@@ -331,7 +334,7 @@ def test_costs_are_those_of_the_runs_models(tmp_path: Path, monkeypatch: Any) ->
 
 
 def test_documents_show_what_the_results_say() -> None:
-    """The tables in the documents, and those beside the results."""
+    """The tables in the documents, and those beside the results; figures, by the fingerprint of what they show."""
     shown = 0
     for path in (lab.REPOSITORY / "configs" / "lab").glob("*.yaml"):
         plan = Plan.read(path)
@@ -340,6 +343,10 @@ def test_documents_show_what_the_results_say() -> None:
             continue  # not begun
         rows = tables(known, plan.names, costs)
         assert (RESULTS / plan.name / "table.md").read_text() == rows
+        source = fingerprint(known, plan.names, costs)
+        for figure in (RESULTS / plan.name).glob("*.png"):
+            with Image.open(figure) as picture:
+                assert picture.info[SOURCE] == source, figure
         for document in lab.documents():
             text = document.read_text()
             assert with_tables(text, plan.name, rows) == text, document

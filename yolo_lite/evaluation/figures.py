@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -49,12 +49,12 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def to_png(figure: Figure) -> bytes:
-    """The figure as a file."""
+def to_png(figure: Figure, texts: Mapping[str, str] | None = None) -> bytes:
+    """The figure as a file, with texts by their keywords in it, which no viewer draws."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # class names in scripts that the font lacks
-        figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
+        figure.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata=dict(texts or {}))
     return buffer.getvalue()
 
 
