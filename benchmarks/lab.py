@@ -25,7 +25,8 @@ from typing import Any
 
 import yaml
 
-from benchmarks.lab_latency import LATENCY_NAME, Cost, measure_costs, read_costs, structure, write_costs
+from benchmarks.lab_latency import LATENCY_NAME, measure_costs, structure, write_costs
+from benchmarks.lab_pages import documents, known_of, write_pages
 from benchmarks.lab_plan import WIDTH, Plan, Run
 from benchmarks.lab_queue import work_through
 from benchmarks.lab_results import (
@@ -36,9 +37,7 @@ from benchmarks.lab_results import (
     describe_machine,
     read_curve,
     read_result,
-    read_results,
 )
-from benchmarks.lab_tables import write_pages
 from yolo_lite.utils.console import run_command
 from yolo_lite.utils.errors import EXIT_SIGNAL, StoppedError, UserError
 from yolo_lite.utils.runs import BEST_NAME, CHECKPOINTS, occupied, run_folders
@@ -241,10 +240,19 @@ class Laboratory:
                         f"{run.folder_name} starts from {source.folder_name}, which has no result: add it to --only"
                     )
         log.info("%d of %d runs have a result", len(wanted) - len(waiting), len(wanted))
+        for run in wanted:
+            if run not in waiting and run.quantised is None:
+                self.compare(run)
         with occupied(self.home):
             work_through(waiting, self.plan.needed_by, self.make, self.stop, self.jobs)
         if self.stopped_by is not None:  # and what was at work came to its end
             raise StoppedError("the laboratory; the same command goes on from here", self.stopped_by)
+
+    def compare(self, run: Run) -> None:
+        """Say where a result is of other settings than the plan has now."""
+        path = self.result_path(run)
+        if read_result(path).command != self.command(run):
+            log.warning("%s was made by another command than the plan's: delete it to make it again", path)
 
     def stop(self, number: int) -> None:
         """Start nothing more. The terminal sends Ctrl-C to what is at work as well; SIGTERM is passed on here."""
@@ -287,18 +295,6 @@ def call(
     if code:
         said = f"; {output} says why" if output is not None else ""
         raise UserError(f"{' '.join(program)} ended with {code}{said}: {shlex.join(options)}")
-
-
-def known_of(plan: Plan, results: Path) -> tuple[list[Result], dict[str, Cost]]:
-    """What there is to show of a plan: its results, and its models' costs; what int8 costs, only its results say."""
-    known = [result for result in read_results(results) if result.name in plan.names]
-    made = {result.name for result in known} | {run.name for run in plan.runs if run.quantised is None}
-    return known, read_costs(results, [name for name in plan.names if name in made])
-
-
-def documents() -> list[Path]:
-    """What may show tables of the laboratory."""
-    return [REPOSITORY / "README.md", REPOSITORY / "benchmarks" / "README.md", *(REPOSITORY / "docs").glob("*.md")]
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -37,8 +37,8 @@ class Result:
         parameters, gflops: at the image size of the run.
         minutes: of training, whatever else the machine did.
         map_50_95, map_50: of the best checkpoint, by eval.py.
-        last_map_50_95: after the last epoch; None: nothing was trained.
-        curve: one row an epoch, by name.
+        last_map_50_95: after the last epoch that was scored; None: nothing was trained.
+        curve: one row an epoch that was scored, by name.
         int8: of a model in int8: megabytes of its ONNX file, and its latency as a share of the float32 file's.
     """
 

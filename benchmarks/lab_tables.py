@@ -1,30 +1,14 @@
-"""Tables and figures of the laboratory, from its result files alone."""
+"""Tables of the laboratory, from its result files alone."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
-from hashlib import sha256
-from pathlib import Path
+from dataclasses import replace
 from statistics import fmean, median
 
 from benchmarks.lab_latency import Cost
 from benchmarks.lab_results import Result
-from yolo_lite.evaluation.figures import new_figure, to_png
-from yolo_lite.evaluation.styles import CURVE_COLOURS
-from yolo_lite.utils.files import replacing
 
-TABLE_NAME = "table.md"
-FRONTIER_NAME = "frontier.png"
-SOURCE = "Source"  # keyword of the fingerprint, one of those that the PNG format names
-# Of the frontier's panels: what is paid, and where it is in a `Cost`.
-PRICES: tuple[tuple[str, Callable[[Cost], float]], ...] = (
-    ("parameters, millions", lambda cost: cost.parameters / 1e6),
-    ("ONNX file, MB", lambda cost: cost.onnx_mb),
-    ("GFLOPs", lambda cost: cost.gflops),
-    ("latency in ONNX Runtime, share of yolov8n's", lambda cost: cost.onnx_ratio),
-)
 HEADER = (
     "run",
     "data",
@@ -151,51 +135,6 @@ def tables(results: Sequence[Result], order: Sequence[str], costs: Mapping[str, 
     return "\n".join(parts)
 
 
-def fingerprint(results: Sequence[Result], order: Sequence[str], costs: Mapping[str, Cost]) -> str:
-    """Of all that figures are drawn from; a figure has it as a text, for a picture cannot be compared."""
-    runs = [asdict(result) for result in sorted(results, key=lambda r: (r.name, r.data, r.seed))]
-    prices = {name: asdict(cost) for name, cost in costs.items()}
-    return sha256(json.dumps([runs, list(order), prices], sort_keys=True).encode()).hexdigest()
-
-
-def curves(results: Sequence[Result], order: Sequence[str], data: str, source: str = "") -> bytes:
-    """mAP50-95 by epoch, a line for each run, the extent of its seeds as a band; PNG with the `fingerprint` given."""
-    figure = new_figure(10, 4.8)
-    axes = figure.add_subplot()
-    for number, seeds in enumerate(group([r for r in results if r.data == data], order)):
-        length = min(len(r.curve["epoch"]) for r in seeds)
-        epochs = [epoch + 1 for epoch in seeds[0].curve["epoch"][:length]]
-        columns = list(zip(*(r.curve["map_50_95"][:length] for r in seeds), strict=True))
-        colour = CURVE_COLOURS[number % len(CURVE_COLOURS)]
-        style = "-" if number < len(CURVE_COLOURS) else "--"
-        axes.plot(epochs, [fmean(c) for c in columns], style, color=colour, label=seeds[0].name, linewidth=1.8)
-        if len(seeds) > 1:
-            axes.fill_between(epochs, [min(c) for c in columns], [max(c) for c in columns], color=colour, alpha=0.2)
-    axes.set(xlabel="epoch", ylabel="mAP50-95", title=f"{data}, validation", ylim=(0, None), xlim=(0, None))
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right center", fontsize=8)
-    return to_png(figure, {SOURCE: source})
-
-
-def frontier(results: Sequence[Result], order: Sequence[str], costs: Mapping[str, Cost], source: str = "") -> bytes:
-    """mAP50-95, the mean over all data sets, of the runs that were made with all of them, against costs; PNG with the
-    `fingerprint` given."""
-    sets = sorted({result.data for result in results})
-    scores = {n: found for n, found in means(results, order).items() if n in costs and len(found) == len(sets)}
-    figure = new_figure(16, 4.4)
-    panels = figure.subplots(1, len(PRICES), sharey=True)
-    for axes, (title, price) in zip(panels, PRICES, strict=True):
-        for number, name in enumerate(scores):
-            colour, mark = CURVE_COLOURS[number % len(CURVE_COLOURS)], "os^D"[number // len(CURVE_COLOURS) % 4]
-            value = fmean(scores[name][data] for data in sets)
-            axes.plot(price(costs[name]), value, mark, color=colour, markersize=9, label=name)
-        axes.set(xlabel=title, xlim=(0, None))
-        axes.grid(alpha=0.3)
-    panels[0].set(ylabel=f"mAP50-95, {', '.join(sets)}")
-    figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside right center", fontsize=8)
-    return to_png(figure, {SOURCE: source})
-
-
 def with_table(text: str, name: str, rows: str) -> str:
     """A document with a table between the lines `<!-- lab NAME -->` and `<!-- end -->`, where it has them."""
     start, end = f"<!-- lab {name} -->\n", "<!-- end -->"
@@ -207,42 +146,3 @@ def with_tables(text: str, plan: str, rows: str) -> str:
     """A document with a plan's tables where it has a place for PLAN, or for `PLAN summary`: the first of them alone."""
     first = rows.partition("\n\n")[0]
     return with_table(with_table(text, plan, rows), f"{plan} summary", f"{first}\n")
-
-
-def write_pages(
-    folder: Path,
-    order: Sequence[str],
-    results: Sequence[Result],
-    costs: Mapping[str, Cost],
-    documents: Sequence[Path] = (),
-) -> list[Path]:
-    """The tables, curves of each data set with at least two runs and the frontier, beside the results.
-
-    Args:
-        folder: of the results, with the name of the plan.
-        order: names of the plan's runs.
-        results: what there is of them.
-        costs: of their models, as far as they were measured.
-        documents: that show the tables too, see `with_tables`.
-
-    Returns:
-        What was written.
-    """
-    if not results and not costs:
-        return []
-    rows, source = tables(results, order, costs), fingerprint(results, order, costs)
-    pages = {folder / TABLE_NAME: rows.encode()}
-    if costs and results:
-        pages[folder / FRONTIER_NAME] = frontier(results, order, as_deployed(costs, results), source)
-    trained = [result for result in results if result.curve]
-    for data in sorted({result.data for result in trained}):
-        if len({result.name for result in trained if result.data == data}) > 1:
-            pages[folder / f"curves-{data}.png"] = curves(trained, order, data, source)
-    for path in documents:
-        text = path.read_text()
-        if (changed := with_tables(text, folder.name, rows)) != text:
-            pages[path] = changed.encode()
-    for path, content in pages.items():
-        with replacing(path) as file:
-            file.write(content)
-    return list(pages)

@@ -117,7 +117,7 @@ class TrainCLI(LightningCLI):
             "--patience",
             type=int | None,
             default=None,
-            help="stop early after so many epochs without a better mAP50-95",
+            help="stop early after so many validations, one an epoch, without a better mAP50-95",
         )
         parser.link_arguments("data.image_size", "model.image_size")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=seed_number)
@@ -156,21 +156,24 @@ class TrainCLI(LightningCLI):
         self.teacher = Teacher.read(Path(config.model.teacher), names, cache) if config.model.teacher else None
 
     def check_scoring(self) -> None:
-        """Warn where the last epochs are not scored.
+        """Warn where the last epochs are not scored, or none.
 
         Raises:
             UserError: nothing would ever be scored that patience could wait for.
         """
         trainer = self.config.trainer
-        every, epochs = trainer.check_val_every_n_epoch or 1, max(trainer.max_epochs or 0, 0)  # 0: as many as it takes
-        is_scored = trainer.limit_val_batches != 0 and (every <= epochs or not epochs)
-        if is_scored and (left := epochs % every) and is_main_process():
-            log.warning("the last %d of %d epochs are not scored: check_val_every_n_epoch is %d", left, epochs, every)
+        every = trainer.check_val_every_n_epoch or 1  # None: val_check_interval counts steps over epochs
+        epochs = max(trainer.max_epochs or 0, 0)  # at most; 0: no limit
+        is_asked_for = trainer.limit_val_batches != 0
+        is_scored = is_asked_for and (every <= epochs or not epochs)
         if self.config.patience is not None and not is_scored:
             raise UserError(
                 f"patience={self.config.patience} needs validation: limit_val_batches is {trainer.limit_val_batches}, "
                 f"check_val_every_n_epoch {trainer.check_val_every_n_epoch}"
             )
+        is_certain = trainer.max_steps < 0 or not is_scored  # which epoch is the last, or that it does not matter
+        if is_asked_for and is_certain and (left := epochs % every) and is_main_process():
+            log.warning("the last %d of %d epochs are not scored: check_val_every_n_epoch is %d", left, epochs, every)
 
     def find_resume(self, names: list[str]) -> Resume | None:
         """What `--ckpt_path` means: a file, or the newest checkpoint of the run's name; None if it has none yet.

@@ -20,20 +20,19 @@ from PIL import Image
 import eval as eval_script
 import train as train_script
 from benchmarks import lab
+from benchmarks.lab_figures import SOURCE, curves_of, figures_of, fingerprint, frontier_of
 from benchmarks.lab_latency import Cost, measure_costs, read_costs, structure, write_costs
+from benchmarks.lab_pages import documents, known_of, write_pages
 from benchmarks.lab_plan import Plan
 from benchmarks.lab_results import RESULTS, Result, read_results
 from benchmarks.lab_tables import (
-    SOURCE,
     after_a_third,
-    fingerprint,
     gain_of_the_last_fifth,
     summary,
     table,
     tables,
     with_table,
     with_tables,
-    write_pages,
 )
 from yolo_lite import quantise
 from yolo_lite.utils.errors import StoppedError, UserError
@@ -106,7 +105,17 @@ def test_a_plan_is_worked_through_once(plan: list[str], tmp_path: Path, monkeypa
     assert lab.main(plan) == 0
     assert not calls
     assert {path: path.read_bytes() for path in before} == before
-    assert "2 of 2 runs have a result" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "2 of 2 runs have a result" in output
+    assert "another command" not in output
+
+    path = Path(plan[1])  # a longer plan: the results are of the shorter one, which is said, and they are kept
+    path.write_text(path.read_text().replace("max_epochs: 2", "max_epochs: 3"))
+    assert lab.main(plan) == 0
+    output = capsys.readouterr()
+    assert "first-boxes-seed3.json was made by another command" in output.out + output.err
+    assert "second-boxes-seed3.json was made" not in output.out + output.err
+    assert not calls
 
 
 def test_a_pruned_run_starts_from_what_is_left(plan: list[str], tmp_path: Path, monkeypatch: Any) -> None:
@@ -287,10 +296,10 @@ def test_what_int8_costs_is_unknown_until_it_is_made(tmp_path: Path) -> None:
     )
     plan = Plan.read(path)
     write_costs({"a": COST, "b": COST}, 1, 3, tmp_path / "latency.json")
-    assert set(lab.known_of(plan, tmp_path)[1]) == {"a"}
+    assert set(known_of(plan, tmp_path)[1]) == {"a"}
     file = {"megabytes": 3.0, "latency_ratio": 0.5}
     replace(make_result("b", 0, [0.4], "x"), curve={}, int8=file).write(tmp_path / "b-x-seed0.json")
-    assert set(lab.known_of(plan, tmp_path)[1]) == {"a", "b"}
+    assert set(known_of(plan, tmp_path)[1]) == {"a", "b"}
 
 
 def test_the_summary_has_a_column_for_each_data_set(tmp_path: Path) -> None:
@@ -311,6 +320,30 @@ def test_the_summary_has_a_column_for_each_data_set(tmp_path: Path) -> None:
         .read_text()
         .startswith("| run | parameters | MB | GFLOPs | ONNX Runtime | torch | x | y |")
     )
+
+
+def test_a_line_has_the_epochs_that_every_seed_has() -> None:
+    """Whatever else one of them was scored at; and the colour of its place in the plan, whatever was made of it."""
+    first, second = make_result("b", 0, [0.1, 0.2, 0.3, 0.4]), make_result("b", 1, [0.3, 0.5])
+    second = replace(second, curve={**second.curve, "epoch": [1.0, 3.0]})
+    (line,) = curves_of([first, second], ["a", "b"], "boxes").lines
+    assert (line.name, line.place, line.epochs, line.scores) == ("b", 1, [2, 4], [[0.2, 0.4], [0.3, 0.5]])
+
+
+def test_a_point_is_a_run_on_all_data_sets() -> None:
+    """Its bar: seeds that have all of them."""
+    results = [make_result("a", 0, [0.2], "x"), make_result("a", 0, [0.4], "y"), make_result("a", 1, [0.6], "y")]
+    (point,) = frontier_of([*results, make_result("b", 0, [0.9], "x")], ["a", "b"], {"a": COST, "b": COST}).points
+    assert (point.name, point.score, point.of_seeds) == ("a", pytest.approx(0.35), [pytest.approx(0.3)])
+    assert point.prices == [3.011043, 12.1, 8.08, 1.0]
+    assert not point.is_int8
+
+
+def test_a_fingerprint_is_that_of_what_is_shown() -> None:
+    shown = make_result("a", 0, [0.1, 0.2])
+    known = fingerprint(curves_of([shown], ["a"], "boxes"))
+    assert fingerprint(curves_of([replace(shown, minutes=99.0, commit="other")], ["a"], "boxes")) == known
+    assert fingerprint(curves_of([make_result("a", 0, [0.1, 0.3])], ["a"], "boxes")) != known
 
 
 def test_costs_are_those_of_the_runs_models(tmp_path: Path, monkeypatch: Any) -> None:
@@ -338,16 +371,17 @@ def test_documents_show_what_the_results_say() -> None:
     shown = 0
     for path in (lab.REPOSITORY / "configs" / "lab").glob("*.yaml"):
         plan = Plan.read(path)
-        known, costs = lab.known_of(plan, RESULTS / plan.name)
+        known, costs = known_of(plan, RESULTS / plan.name)
         if not known and not costs:
             continue  # not begun
         rows = tables(known, plan.names, costs)
         assert (RESULTS / plan.name / "table.md").read_text() == rows
-        source = fingerprint(known, plan.names, costs)
-        for figure in (RESULTS / plan.name).glob("*.png"):
-            with Image.open(figure) as picture:
-                assert picture.info[SOURCE] == source, figure
-        for document in lab.documents():
+        figures = figures_of(known, plan.names, costs)
+        assert {path.name for path in (RESULTS / plan.name).glob("*.png")} == set(figures)
+        for name, drawing in figures.items():
+            with Image.open(RESULTS / plan.name / name) as picture:
+                assert picture.info[SOURCE] == fingerprint(drawing), name
+        for document in documents():
             text = document.read_text()
             assert with_tables(text, plan.name, rows) == text, document
             shown += f"<!-- lab {plan.name}" in text

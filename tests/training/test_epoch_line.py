@@ -60,18 +60,36 @@ def test_a_run_that_goes_on_judges_the_time_by_its_own_epochs(
     assert re.search(r"epoch 3/4 .* 1[67]:\d\d left", output.out + output.err)
 
 
+@pytest.mark.parametrize(
+    ("settings", "warning"),
+    [
+        (
+            ("--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "3"),
+            "the last 2 of 2 epochs are not scored",
+        ),
+        (("--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "2"), ""),
+        (("--trainer.max_epochs", "9", "--trainer.check_val_every_n_epoch", "2", "--trainer.max_steps", "1"), ""),
+        (
+            ("--trainer.max_epochs", "3", "--trainer.check_val_every_n_epoch", "2", "--trainer.limit_val_batches", "0"),
+            "",
+        ),
+    ],
+)
+def test_what_is_never_scored_is_said(
+    settings: tuple[str, ...], warning: str, tmp_path: Path, tiny_coco: Any, capsys: Any
+) -> None:
+    assert train_script.main(["--data.root", str(tiny_coco()), "--runs_dir", str(tmp_path), *FAST, *settings]) == 0
+    output = capsys.readouterr()
+    assert ("not scored" in output.out + output.err) == bool(warning)
+    assert warning in output.out + output.err
+
+
 @pytest.mark.parametrize(("max_epochs", "every", "is_refused"), [("-1", "3", False), ("2", "3", True)])
 def test_patience_needs_an_epoch_that_is_scored(
     max_epochs: str, every: str, is_refused: bool, tmp_path: Path, tiny_coco: Any, capsys: Any
 ) -> None:
     given = ["--data.root", str(tiny_coco()), "--runs_dir", str(tmp_path), *FAST, "--patience", "3"]
-    given += [
-        "--trainer.max_epochs",
-        max_epochs,
-        "--trainer.check_val_every_n_epoch",
-        every,
-        "--trainer.max_steps",
-        "1",
-    ]
+    given += ["--trainer.max_epochs", max_epochs, "--trainer.check_val_every_n_epoch", every]
+    given += ["--trainer.max_steps", "1"]
     assert (train_script.main(given) == 2) == is_refused
     assert ("patience=3 needs validation" in capsys.readouterr().err) == is_refused
