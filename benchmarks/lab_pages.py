@@ -32,7 +32,7 @@ def write_pages(
     order: Sequence[str],
     results: Sequence[Result],
     costs: Mapping[str, Cost],
-    documents: Sequence[Path] = (),
+    shown_in: Sequence[Path] = (),
 ) -> list[Path]:
     """The tables and figures of a plan, beside its results.
 
@@ -40,7 +40,7 @@ def write_pages(
         folder: of the results, with the name of the plan.
         order: names of the plan's runs.
         results, costs: see `known_of`.
-        documents: that show the tables too, see `with_tables`.
+        shown_in: documents that show the tables too, see `with_tables`.
 
     Returns:
         What was written.
@@ -50,7 +50,7 @@ def write_pages(
     rows = tables(results, order, costs)
     pages = {folder / TABLE_NAME: rows.encode()}
     pages |= {folder / name: png_of(drawing) for name, drawing in figures_of(results, order, costs).items()}
-    for path in documents:
+    for path in shown_in:
         text = path.read_text()
         if (changed := with_tables(text, folder.name, rows)) != text:
             pages[path] = changed.encode()

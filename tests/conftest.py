@@ -162,6 +162,20 @@ def tiny_coco(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+@pytest.fixture
+def with_callback(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Have train.py run with one more callback in this test, before its own."""
+    from yolo_lite import cli
+
+    def add(callback: Any) -> None:
+        defaults = cli.trainer_defaults
+        monkeypatch.setattr(
+            cli, "trainer_defaults", lambda: {**defaults(), "callbacks": [callback, *defaults()["callbacks"]]}
+        )
+
+    return add
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Callable[[str], Path]:
     """The folder of a real data set by name; the test is skipped where it is not at hand."""

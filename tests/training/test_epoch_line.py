@@ -36,20 +36,15 @@ def test_an_epoch_that_is_not_scored_shows_no_score(tmp_path: Path, tiny_coco: A
 
 
 def test_a_run_that_goes_on_judges_the_time_by_its_own_epochs(
-    tmp_path: Path, tiny_coco: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    tmp_path: Path, tiny_coco: Any, with_callback: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    from yolo_lite import cli
-
     epochs_of_1000_seconds = [0]
 
     class Passing(L.Callback):
         def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
             epochs_of_1000_seconds[0] += 1
 
-    defaults = cli.trainer_defaults
-    monkeypatch.setattr(
-        cli, "trainer_defaults", lambda: {**defaults(), "callbacks": [Passing(), *defaults()["callbacks"]]}
-    )
+    with_callback(Passing())
     shifted = SimpleNamespace(**vars(time))
     shifted.monotonic = lambda: time.monotonic() + 1000 * epochs_of_1000_seconds[0]
     monkeypatch.setattr(callbacks, "time", shifted)

@@ -25,16 +25,6 @@ FAST = [
 ]
 
 
-def with_callback(monkeypatch: pytest.MonkeyPatch, callback: L.Callback) -> None:
-    """Have train.py run with one more callback, before its own."""
-    from yolo_lite import cli
-
-    defaults = cli.trainer_defaults
-    monkeypatch.setattr(
-        cli, "trainer_defaults", lambda: {**defaults(), "callbacks": [callback, *defaults()["callbacks"]]}
-    )
-
-
 class At(L.Callback):
     """Does something once, before the step of that number."""
 
@@ -59,7 +49,11 @@ def error_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_non_finite_loss_leaves_good_weights_and_the_batch(
-    tmp_path: Path, tiny_coco: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    tiny_coco: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    with_callback: Any,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def poison(trainer: L.Trainer, module: Any) -> None:
         """The loss of this step alone is infinite."""
@@ -73,7 +67,7 @@ def test_non_finite_loss_leaves_good_weights_and_the_batch(
         module.loss = infinite
 
     root = tiny_coco()
-    with_callback(monkeypatch, At(3, poison))
+    with_callback(At(3, poison))
     assert train_script.main(arguments(root, tmp_path, "--trainer.max_epochs", "4")) == 3
     folder = tmp_path / "run" / "version_0" / "checkpoints"
     batch = torch.load(folder / "non_finite_batch.pt", weights_only=True)
@@ -93,7 +87,11 @@ def test_non_finite_loss_leaves_good_weights_and_the_batch(
 
 
 def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(
-    tmp_path: Path, tiny_coco: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    tiny_coco: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    with_callback: Any,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The loss is finite; the gradient of the last step of the second epoch is not."""
 
@@ -103,7 +101,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(
                 next(pl_module.parameters()).grad.fill_(float("nan"))
 
     root = tiny_coco()
-    with_callback(monkeypatch, Poison())
+    with_callback(Poison())
     assert train_script.main(arguments(root, tmp_path, "--trainer.max_epochs", "4")) == 3
     assert "norm of the gradient was nan" in error_line(capsys)
     last = torch.load(tmp_path / "run/version_0/checkpoints/last.ckpt", weights_only=True)
@@ -114,7 +112,11 @@ def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(
 
 
 def test_full_disk_keeps_the_older_checkpoint(
-    tmp_path: Path, tiny_coco: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    tiny_coco: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    with_callback: Any,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """From the second epoch on, what is written for last.ckpt goes to a device that is always full."""
     folder = tmp_path / "run" / "version_0" / "checkpoints"
@@ -124,7 +126,7 @@ def test_full_disk_keeps_the_older_checkpoint(
             temporary_path(folder / name).symlink_to("/dev/full")
 
     root = tiny_coco()
-    with_callback(monkeypatch, At(2, fill))
+    with_callback(At(2, fill))
     assert train_script.main(arguments(root, tmp_path, "--trainer.max_epochs", "4")) == 2
     message = error_line(capsys)
     assert "cannot write" in message
@@ -154,7 +156,7 @@ def test_what_interrupts_a_writer_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_a_dead_loader_process_is_one_line(
-    tmp_path: Path, tiny_coco: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny_coco: Any, with_callback: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def kill_worker(trainer: L.Trainer, module: Any) -> None:
         """The process that reads the training images, as the system does when memory runs out."""
@@ -162,7 +164,7 @@ def test_a_dead_loader_process_is_one_line(
         os.kill(iterator._workers[0].pid, signal.SIGKILL)
 
     root = tiny_coco(num_train=40)
-    with_callback(monkeypatch, At(1, kill_worker))
+    with_callback(At(1, kill_worker))
     workers = ["--data.num_workers", "1", "--trainer.max_epochs", "50"]
     assert train_script.main(arguments(root, tmp_path, *workers)) == 2
     message = error_line(capsys)
@@ -189,10 +191,10 @@ def test_out_of_memory_names_what_to_lower(error: BaseException) -> None:
 
 
 def test_out_of_memory_ends_a_run_in_one_line(
-    tmp_path: Path, tiny_coco: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny_coco: Any, with_callback: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """More than any machine has, asked for in the middle of a step."""
-    with_callback(monkeypatch, At(1, lambda trainer, module: torch.empty(2**46)))
+    with_callback(At(1, lambda trainer, module: torch.empty(2**46)))
     assert train_script.main(arguments(tiny_coco(), tmp_path, "--trainer.max_epochs", "2")) == 2
     assert "error: out of memory on cpu with 4 images of 64 px" in error_line(capsys)
 
@@ -203,11 +205,15 @@ def test_bugs_are_not_explained_away(error: BaseException) -> None:
 
 
 def test_ctrl_c_saves_and_a_second_one_does_not_wait(
-    tmp_path: Path, tiny_coco: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    tiny_coco: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    with_callback: Any,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     root = tiny_coco(num_train=40)
     before = signal.getsignal(signal.SIGINT)
-    with_callback(monkeypatch, At(4, lambda trainer, module: os.kill(os.getpid(), signal.SIGINT)))
+    with_callback(At(4, lambda trainer, module: os.kill(os.getpid(), signal.SIGINT)))
     assert train_script.main(arguments(root, tmp_path, "--trainer.max_epochs", "2")) == 130
     assert "stopped by SIGINT in epoch 1, after 5 of its 10 batches" in error_line(capsys)
     assert torch.load(tmp_path / "run/version_0/checkpoints/last.ckpt", weights_only=True)["global_step"] == 5
@@ -218,7 +224,7 @@ def test_ctrl_c_saves_and_a_second_one_does_not_wait(
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.undo()
-    with_callback(monkeypatch, At(7, twice))
+    with_callback(At(7, twice))
     try:
         assert train_script.main(arguments(root, tmp_path, "--trainer.max_epochs", "2", "--ckpt_path", "last")) == 130
     finally:
