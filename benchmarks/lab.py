@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.lab_latency import LATENCY_NAME, measure_costs, structure, write_costs
+from benchmarks.lab_latency import LATENCY_NAME, measure_costs, structures_of, write_costs
 from benchmarks.lab_pages import documents, known_of, write_pages
 from benchmarks.lab_plan import WIDTH, Plan, Run
 from benchmarks.lab_queue import work_through
@@ -40,11 +40,13 @@ from benchmarks.lab_results import (
 )
 from yolo_lite.utils.console import run_command
 from yolo_lite.utils.errors import EXIT_SIGNAL, StoppedError, UserError
+from yolo_lite.utils.files import replacing
 from yolo_lite.utils.runs import BEST_NAME, CHECKPOINTS, occupied, run_folders
 
 log = logging.getLogger("yolo_lite.lab")  # shown as the others are
 
 PRUNED_NAME = "pruned.ckpt"
+COMMAND_NAME = "command.txt"
 QUANTISE = ("-m", "yolo_lite.quantise")
 
 
@@ -83,10 +85,23 @@ class Laboratory:
         folders = run_folders(self.home / run.folder_name)
         path = folders[-1] / CHECKPOINTS / BEST_NAME if folders else self.home / run.folder_name
         if not path.is_file():
-            raise UserError(
-                f"no best checkpoint of {run.folder_name} in {self.home}: delete its result to train it again"
-            )
+            told = "delete its result, and its folder if there is one, to train it again"
+            raise UserError(f"no best checkpoint of {run.folder_name} in {self.home}: {told}")
         return path
+
+    def claim_folder(self, run: Run) -> None:
+        """Note in a run's folder by which command it is trained: what another one trained is not to have its name.
+
+        Raises:
+            UserError: another one did.
+        """
+        folder = self.home / run.folder_name
+        path = folder / COMMAND_NAME
+        if run_folders(folder) and (not path.is_file() or path.read_text().rstrip("\n") != self.command(run)):
+            raise UserError(f"{folder} was trained by another command than the plan's: move it away or delete it")
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            file.write(f"{self.command(run)}\n".encode())
 
     def call(self, run: Run, program: Sequence[str], options: Sequence[str]) -> None:
         """A part of the work on a run, see `call`."""
@@ -120,6 +135,8 @@ class Laboratory:
         if run.pruned is None or option != "--weights":
             return best
         path = self.home / f"{run.folder_name}-{PRUNED_NAME}"
+        if not run_folders(self.home / run.folder_name):
+            path.unlink(missing_ok=True)  # of another width, or of a source that was trained again
         if not path.is_file():
             from benchmarks.prune import prune_file  # torch-pruning is needed here alone
 
@@ -129,6 +146,7 @@ class Laboratory:
 
     def train(self, run: Run) -> None:
         """Train, or go on with it."""
+        self.claim_folder(run)
         options = [*self.options(run), "--data.root", str(self.data_root / run.data), "--ckpt_path", "last"]
         for option, other in run.sources.items():
             options += [option, str(self.start(run, option, other))]
@@ -142,8 +160,8 @@ class Laboratory:
         """What it has taken so far, all its parts together."""
         path = self.home / run.folder_name / "minutes.txt"
         total = minutes + (float(path.read_text()) if path.is_file() else 0.0)
-        if path.parent.is_dir():
-            path.write_text(f"{total:.3f}\n")
+        with replacing(path) as file:
+            file.write(f"{total:.3f}\n".encode())
         return total
 
     def quantise(self, run: Run, commit: str) -> Result:
@@ -252,11 +270,14 @@ class Laboratory:
         """Say where a result is of other settings than the plan has now."""
         path = self.result_path(run)
         if read_result(path).command != self.command(run):
-            log.warning("%s was made by another command than the plan's: delete it to make it again", path)
+            folder = self.home / run.folder_name
+            told = "was made by another command than the plan's: to make it again, delete it and"
+            log.warning("%s %s %s", path, told, folder)
 
     def stop(self, number: int) -> None:
         """Start nothing more. The terminal sends Ctrl-C to what is at work as well; SIGTERM is passed on here."""
         self.stopped_by = number
+        log.info("%s: waiting for %d at work to save", signal.Signals(number).name, len(self.children))
         if number == signal.SIGTERM:
             for child in list(self.children):
                 child.send_signal(number)
@@ -329,12 +350,14 @@ def main(args: list[str] | None = None) -> int:
             places = config.data_root.resolve(), config.runs_dir.resolve()
             Laboratory(plan, *places, results, config.jobs).work(config.only)
         if config.action == "time":
-            structures = {run.name: structure(run.config, run.settings) for run in plan.runs}
-            costs = measure_costs(structures, config.threads, config.rounds)
+            costs = measure_costs(structures_of(plan), config.threads, config.rounds)
             write_costs(costs, config.threads, config.rounds, results / LATENCY_NAME)
-        shown_in = documents() if config.results == RESULTS else []
-        for path in write_pages(results, plan.names, *known_of(plan, results), shown_in):
+        shown_in = documents() if config.results.resolve() == RESULTS.resolve() else []
+        pages = write_pages(results, plan.names, *known_of(plan, results), shown_in)
+        for path in pages:
             log.info("%s", path)
+        if config.action == "show" and not pages:
+            log.info("nothing to show: there is no result of the plan %s in %s", plan.name, results)
 
     return run_command(command)
 

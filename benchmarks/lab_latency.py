@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,15 +14,16 @@ from typing import Any
 import torch
 import yaml
 
-from benchmarks.lab_results import REPOSITORY, current_commit, describe_machine
+from benchmarks.lab_plan import Plan
+from benchmarks.lab_results import REPOSITORY, check_numbers, current_commit, describe_machine, write_facts
 from yolo_lite.deploy.exporting import WRITERS
 from yolo_lite.deploy.latency import measure_latency
 from yolo_lite.deploy.model_info import ModelInfo
 from yolo_lite.deploy.runtimes import OnnxRuntime, Runtime, TorchRuntime
 from yolo_lite.models import build_model
 from yolo_lite.models.yolo import YOLO, ModelSpec
+from yolo_lite.training.module import DetectionModule
 from yolo_lite.utils.errors import UserError
-from yolo_lite.utils.files import replacing
 from yolo_lite.utils.profiling import count_gflops, count_parameters
 
 LATENCY_NAME = "latency.json"
@@ -52,10 +54,35 @@ class Cost:
     torch_ratio: float | None
 
 
+def structures_of(plan: Plan) -> dict[str, dict[str, Any]]:
+    """The detectors of a plan by the names of its runs, see `structure`.
+
+    Raises:
+        UserError: runs of one name have different ones, or a config or a setting is not there.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for run in plan.runs:
+        try:
+            parts = structure(run.config, run.settings)
+        except (OSError, yaml.YAMLError, AttributeError) as error:
+            raise UserError(f"plan {plan.name}: {run.name} has no config {run.config}: {error}") from None
+        except UserError as error:
+            raise UserError(f"plan {plan.name}: {run.name} cannot be built: {error}") from None
+        if found.setdefault(run.name, parts) != parts:
+            raise UserError(f"plan {plan.name}: the models of {run.name} differ: give each a name of its own")
+    return found
+
+
 def structure(config: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What `build_model` makes a run's detector from: its variant and the parts that differ."""
+    """What `build_model` makes a run's detector from: its variant and the parts that differ.
+
+    Raises:
+        UserError: train.py has no such setting.
+    """
     content = yaml.safe_load((REPOSITORY / config).read_text()).get("model") or {}
     content |= {name.removeprefix("model."): value for name, value in settings.items() if name.startswith("model.")}
+    if unknown := content.keys() - inspect.signature(DetectionModule).parameters.keys():
+        raise UserError(f"there is no setting model.{sorted(unknown)[0]}")
     wanted = {"variant", *(field.name for field in fields(ModelSpec))}
     return {name: value for name, value in content.items() if name in wanted}
 
@@ -67,7 +94,13 @@ def measure_costs(structures: Mapping[str, dict[str, Any]], threads: int, rounds
         structures: of the models, by name, see `structure`.
         threads: of the CPU.
         rounds: timed calls of each model.
+
+    Raises:
+        UserError: none of either.
     """
+    for name, number in (("threads", threads), ("rounds", rounds)):
+        if number < 1:
+            raise UserError(f"--{name} {number}: give at least 1")
     torch.set_num_threads(threads)
     keys = {name: json.dumps(parts, sort_keys=True) for name, parts in structures.items()}
     baseline = json.dumps({"variant": BASELINE})
@@ -113,12 +146,7 @@ def fixed_info(model: YOLO, name: str) -> ModelInfo:
 def write_costs(costs: Mapping[str, Cost], threads: int, rounds: int, path: Path) -> None:
     """One line for each model, with what they were measured on."""
     facts = {"commit": current_commit(), "machine": describe_machine(), "threads": threads, "rounds": rounds}
-    rows = [f'  "{name}": {json.dumps(asdict(cost))}' for name, cost in costs.items()]
-    lines = [f' "{name}": {json.dumps(value)}' for name, value in facts.items()]
-    lines.append(' "models": {\n' + ",\n".join(rows) + "\n }")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        file.write(("{\n" + ",\n".join(lines) + "\n}\n").encode())
+    write_facts({**facts, "models": {name: asdict(cost) for name, cost in costs.items()}}, path)
 
 
 def read_costs(folder: Path, names: Sequence[str]) -> dict[str, Cost]:
@@ -132,6 +160,9 @@ def read_costs(folder: Path, names: Sequence[str]) -> dict[str, Cost]:
         return {}
     try:
         models = json.loads(path.read_text())["models"]
-        return {name: Cost(**models[name]) for name in names if name in models}
-    except (ValueError, KeyError, TypeError) as error:
+        costs = {name: Cost(**models[name]) for name in names if name in models}
+        for cost in costs.values():
+            check_numbers(value for value in asdict(cost).values() if value is not None)
+        return costs
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} holds no latencies of the laboratory: {error}") from None

@@ -10,6 +10,7 @@ from benchmarks.lab_latency import Cost, read_costs
 from benchmarks.lab_plan import Plan
 from benchmarks.lab_results import REPOSITORY, Result, read_results
 from benchmarks.lab_tables import tables, with_tables
+from yolo_lite.utils.errors import UserError
 from yolo_lite.utils.files import replacing
 
 TABLE_NAME = "table.md"
@@ -17,7 +18,8 @@ TABLE_NAME = "table.md"
 
 def known_of(plan: Plan, results: Path) -> tuple[list[Result], dict[str, Cost]]:
     """What there is to show of a plan: its results, and its models' costs; what int8 costs, only its results say."""
-    known = [result for result in read_results(results) if result.name in plan.names]
+    own = {(plan.name, run.name, run.data, run.seed) for run in plan.runs}
+    known = [r for r in read_results(results) if (r.plan, r.name, r.data, r.seed) in own]
     made = {result.name for result in known} | {run.name for run in plan.runs if run.quantised is None}
     return known, read_costs(results, [name for name in plan.names if name in made])
 
@@ -52,7 +54,11 @@ def write_pages(
     pages |= {folder / name: png_of(drawing) for name, drawing in figures_of(results, order, costs).items()}
     for path in shown_in:
         text = path.read_text()
-        if (changed := with_tables(text, folder.name, rows)) != text:
+        try:
+            changed = with_tables(text, folder.name, rows)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        if changed != text:
             pages[path] = changed.encode()
     for path, content in pages.items():
         with replacing(path) as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import yaml
 
 from yolo_lite.utils.errors import UserError
 
-KEYS = {"name", "config", "data", "settings", "weights", "teacher", "pruned", "quantised"}
+KEYS = {"name", "config", "data", "settings", "seeds", "weights", "teacher", "pruned", "quantised"}
+NAME = re.compile(r"[\w.-]*\w[\w.-]*")  # what may be part of the name of a file
 WIDTH = "model.width"  # setting of a pruned run: how much is left
 
 
@@ -68,33 +70,39 @@ class Plan:
     def read(path: Path) -> Plan:
         """From YAML: `settings` and `seeds` of all, and a list of `runs`; `data` maps sets to settings of their own.
 
-        A run names its set, or several, or none: then it is made with all of `data`. The settings of a run come before
-        those of a set, and those before the settings of all.
+        A run names its set, or several, or none: then it is made with all of `data`; so with `seeds`. The settings of a
+        run come before those of a set, and those before the settings of all.
 
         Raises:
             UserError: it is not there, or holds something else.
         """
         try:
             content = yaml.safe_load(path.read_text())
-            shared, seeds, entries = content.get("settings") or {}, content.get("seeds") or [0], content["runs"]
-            sets = content.get("data") or {}
+            shared, entries, sets = content.get("settings") or {}, content["runs"], content.get("data") or {}
             for entry in entries:
                 if unknown := entry.keys() - KEYS:
                     raise UserError(
                         f"{path}: unknown {', '.join(sorted(unknown))}: there are {', '.join(sorted(KEYS))}"
                     )
-            runs = [
-                Run(path.stem, seed=seed, **{**entry, "data": data, "settings": merged(shared, sets.get(data), entry)})
-                for seed in seeds
-                for entry in entries
-                for data in named_sets(entry, sets)
-            ]
+                if entry.get("quantised") and entry.get("settings"):
+                    raise UserError(f"{path}: run {entry.get('name')} is quantised, not trained: leave out settings")
+            own_seeds = [named_seeds(entry, content.get("seeds") or [0]) for entry in entries]
+            runs = []
+            for seed in dict.fromkeys(seed for seeds in own_seeds for seed in seeds):
+                for entry in [entry for entry, seeds in zip(entries, own_seeds, strict=True) if seed in seeds]:
+                    facts = {name: value for name, value in entry.items() if name != "seeds"}
+                    for data in named_sets(entry, sets):
+                        facts |= {"data": data, "settings": merged(shared, sets.get(data), entry)}
+                        runs.append(Run(path.stem, seed=seed, **facts))
         except OSError as error:
             raise UserError(f"cannot read the plan {path}: {error.strerror}") from None
         except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is no plan: {' '.join(str(error).split())}") from None
         plan = Plan(path.stem, runs)
         for run in runs:
+            for part in (run.name, run.data, run.config):
+                if not isinstance(part, str) or (part is not run.config and not NAME.fullmatch(part)):
+                    raise UserError(f"{path}: {part!r} cannot name a run, its data or its config")
             if run.quantised is not None and run.sources:
                 raise UserError(f"{path}: run {run.name} is quantised, not trained: leave out {', '.join(run.sources)}")
             if run.pruned is not None and (run.weights is not None or WIDTH not in run.settings):
@@ -103,7 +111,8 @@ class Plan:
         if twice := {name for name in names if names.count(name) > 1}:
             raise UserError(f"{path}: {sorted(twice)[0]} is there twice: give each run a name of its own")
         for run in runs:
-            plan.needed_by(run)
+            if quantised := [other.name for other in plan.needed_by(run) if other.quantised is not None]:
+                raise UserError(f"{path}: run {run.name} starts from {quantised[0]}, which is not trained")
         return plan
 
     def needed_by(self, run: Run) -> list[Run]:
@@ -131,6 +140,14 @@ def named_sets(entry: dict[str, Any], sets: dict[str, Any]) -> list[str]:
     if not data:
         raise TypeError(f"run {entry.get('name')} has no data")
     return [data] if isinstance(data, str) else list(data)
+
+
+def named_seeds(entry: dict[str, Any], seeds: Any) -> list[int]:
+    """The seeds of a run: its own, or those of the plan."""
+    found = entry.get("seeds", seeds)
+    if not isinstance(found, list) or not found or not all(type(seed) is int for seed in found):
+        raise TypeError(f"seeds {found!r} are not whole numbers in a list")
+    return found
 
 
 def merged(shared: dict[str, Any], of_data: dict[str, Any] | None, entry: dict[str, Any]) -> dict[str, Any]:

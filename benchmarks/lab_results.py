@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import platform
 import subprocess
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,6 +26,7 @@ CURVE = {
     "map_50": "val/map_50",
     "images_per_second": "time/images_per_second",
 }
+INT8 = {"megabytes", "latency_ratio"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Result:
         plan, name, data, seed: which run it was.
         command: that trained it, with DATA for the folder of the data sets.
         commit: of the code.
-        machine: processor and precision.
+        machine: the GPU, or the processor's kind and threads.
         parameters, gflops: at the image size of the run.
         minutes: of training, whatever else the machine did.
         map_50_95, map_50: of the best checkpoint, by eval.py.
@@ -59,14 +63,48 @@ class Result:
     int8: dict[str, float] | None = None
 
     def write(self, path: Path) -> None:
-        """Whole or not at all; numbers of a list on one line."""
-        content = {**asdict(self), "curve": {name: json.dumps(values) for name, values in self.curve.items()}}
+        """Whole or not at all."""
+        content = asdict(self)
         if self.int8 is None:
             del content["int8"]
-        text = json.dumps(content, indent=1).replace('"[', "[").replace(']"', "]")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            file.write(f"{text}\n".encode())
+        write_facts(content, path)
+
+    def check(self) -> None:
+        """Raises:
+        ValueError: a number is none, or the curve's columns are of different lengths.
+        """
+        scored = [] if self.last_map_50_95 is None else [self.last_map_50_95]
+        check_numbers([self.parameters, self.gflops, self.minutes, self.map_50_95, self.map_50, *scored])
+        check_numbers((self.int8 or {}).values())
+        for values in self.curve.values():
+            check_numbers(values)
+        if self.curve and (self.curve.keys() != CURVE.keys() or len({len(v) for v in self.curve.values()}) > 1):
+            raise ValueError(f"its curve is to have {', '.join(CURVE)}, of one length")
+        if self.int8 is not None and self.int8.keys() != INT8:
+            raise ValueError(f"int8 is to have {', '.join(sorted(INT8))}")
+
+
+def check_numbers(values: Iterable[Any]) -> None:
+    """Raises:
+    ValueError: one is not a finite number.
+    """
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"{value!r} is no number")
+
+
+def write_facts(facts: Mapping[str, Any], path: Path) -> None:
+    """As JSON, whole or not at all: a line for each fact, and one for each entry of what is itself a mapping."""
+
+    def text(value: Any) -> str:
+        if not isinstance(value, dict) or not value:
+            return json.dumps(value)
+        return "{\n" + ",\n".join(f"  {json.dumps(name)}: {json.dumps(v)}" for name, v in value.items()) + "\n }"
+
+    lines = [f" {json.dumps(name)}: {text(value)}" for name, value in facts.items()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write(("{\n" + ",\n".join(lines) + "\n}\n").encode())
 
 
 def read_results(folder: Path) -> list[Result]:
@@ -82,12 +120,16 @@ def read_result(path: Path) -> Result:
     """One file.
 
     Raises:
-        UserError: it is not one of ours.
+        UserError: it is not one of ours, or that of another run than its name says.
     """
     try:
-        return Result(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
+        result = Result(**json.loads(path.read_text()))
+        result.check()
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no result of the laboratory: {error}") from None
+    if path.stem != (name := f"{result.name}-{result.data}-seed{result.seed}"):
+        raise UserError(f"{path} holds the result of {name}: give it that name, or remove it")
+    return result
 
 
 def read_curve(run: Path) -> dict[str, list[float]]:

@@ -8,6 +8,7 @@ from statistics import fmean, median
 
 from benchmarks.lab_latency import Cost
 from benchmarks.lab_results import Result
+from yolo_lite.utils.errors import UserError
 
 HEADER = (
     "run",
@@ -136,10 +137,19 @@ def tables(results: Sequence[Result], order: Sequence[str], costs: Mapping[str, 
 
 
 def with_table(text: str, name: str, rows: str) -> str:
-    """A document with a table between the lines `<!-- lab NAME -->` and `<!-- end -->`, where it has them."""
-    start, end = f"<!-- lab {name} -->\n", "<!-- end -->"
-    before, found, rest = text.partition(start)
-    return f"{before}{start}\n{rows}\n{end}{rest.partition(end)[2]}" if found else text
+    """A document with a table between the lines `<!-- lab NAME -->` and `<!-- end -->`, wherever it has them.
+
+    Raises:
+        UserError: a place has no end.
+    """
+    start, end = f"<!-- lab {name} -->", "<!-- end -->"
+    before, *places = text.split(start)
+    for place in places:
+        old, found, behind = place.partition(end)
+        if not found or "<!-- lab " in old:
+            raise UserError(f"{start} has no {end} behind it")
+        before += f"{start}\n\n{rows}\n{end}{behind}"
+    return before
 
 
 def with_tables(text: str, plan: str, rows: str) -> str:

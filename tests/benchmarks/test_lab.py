@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ import eval as eval_script
 import train as train_script
 from benchmarks import lab
 from benchmarks.lab_figures import SOURCE, curves_of, figures_of, fingerprint, frontier_of
-from benchmarks.lab_latency import Cost, measure_costs, read_costs, structure, write_costs
+from benchmarks.lab_latency import Cost, measure_costs, read_costs, structure, structures_of, write_costs
 from benchmarks.lab_pages import documents, known_of, write_pages
 from benchmarks.lab_plan import Plan
-from benchmarks.lab_results import RESULTS, Result, read_results
+from benchmarks.lab_results import CURVE, RESULTS, Result, read_results
 from benchmarks.lab_tables import (
     after_a_third,
     gain_of_the_last_fifth,
@@ -117,9 +117,14 @@ def test_a_plan_is_worked_through_once(plan: list[str], tmp_path: Path, monkeypa
     assert "second-boxes-seed3.json was made" not in output.out + output.err
     assert not calls
 
+    (tmp_path / "results" / "tiny" / "first-boxes-seed3.json").unlink()  # what the folder holds is the shorter one too
+    assert lab.main(plan) == 2
+    assert "first-boxes-seed3 was trained by another command than the plan's: move it away" in capsys.readouterr().err
+    assert not calls
+
 
 def test_a_pruned_run_starts_from_what_is_left(plan: list[str], tmp_path: Path, monkeypatch: Any) -> None:
-    """Of the other run's best checkpoint, in the width of its own; the file is made once."""
+    """Of the other run's best checkpoint, in the width of its own, and again where that was changed."""
     pytest.importorskip("torch_pruning", reason="torch-pruning is not installed (requirements-dev.txt)")
     text = (tmp_path / "tiny.yaml").read_text()
     pruned = text.replace("weights: first, teacher: first", "pruned: first").replace("block: cspc", "width: 0.16")
@@ -139,6 +144,12 @@ def test_a_pruned_run_starts_from_what_is_left(plan: list[str], tmp_path: Path, 
     prune, train = second.command.split(" && ")
     assert prune == "python -m benchmarks.prune first/best.ckpt --width 0.16 --out pruned.ckpt"
     assert "--model.width 0.16" in train and train.endswith("--weights pruned.ckpt")
+
+    (tmp_path / "tiny.yaml").write_text(pruned.replace("width: 0.16", "width: 0.08"))
+    (tmp_path / "results" / "tiny" / "second-boxes-seed3.json").unlink()
+    (home / "second-boxes-seed3").rename(tmp_path / "elsewhere")
+    assert lab.main(plan) == 0
+    assert read_results(tmp_path / "results" / "tiny")[1].parameters < second.parameters
 
 
 def test_a_trained_model_in_int8(plan: list[str], tmp_path: Path, monkeypatch: Any) -> None:
@@ -187,8 +198,12 @@ def test_a_script_that_fails_ends_the_plan(plan: list[str], tmp_path: Path, caps
         ("name: second", "name: first", "first-boxes-seed3 is there twice"),
         ("teacher: first", "techer: first", "unknown techer"),
         ("weights: first", "pruned: first", "run second is pruned: give it model.width"),
-        ("weights: first", "quantised: first", "run second is quantised, not trained: leave out --model.teacher"),
-        ("weights: first, teacher: first", "quantised: third", "no run third comes before"),
+        ("weights: first, teacher: first", "quantised: first", "run second is quantised, not trained: leave out sett"),
+        ("name: second", "name: ../second", r"'\.\./second' cannot name a run"),
+        ("name: second", "name: ", "None cannot name a run"),
+        ("config: configs/yolov8n.yaml, data: boxes}", "config: 3, data: boxes}", "3 cannot name a run"),
+        ("seeds: [3]", 'seeds: "01"', "seeds '01' are not whole numbers"),
+        ("seeds: [3]", "seeds: [0.5]", r"seeds \[0.5\] are not whole numbers"),
         ("runs:", "walks:", "is no plan"),
         ("runs:", "runs: [", "is no plan"),
     ],
@@ -199,6 +214,22 @@ def test_a_plan_that_cannot_be_is_one_line(old: str, new: str, expected: str, tm
     with pytest.raises(UserError, match=expected) as error:
         Plan.read(path)
     assert "\n" not in str(error.value)
+
+
+def test_what_was_not_trained_is_no_start(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        "runs:\n  - {name: a, config: c, data: x}\n  - {name: b, config: c, data: x, quantised: a}\n"
+        "  - {name: c, config: c, data: x, teacher: b}\n"
+    )
+    with pytest.raises(UserError, match="run c starts from b, which is not trained"):
+        Plan.read(path)
+    path.write_text(path.read_text().replace("teacher: b", "quantised: d"))
+    with pytest.raises(UserError, match="no run d comes before"):
+        Plan.read(path)
+    path.write_text(path.read_text().replace("quantised: d", "quantised: a, teacher: a"))
+    with pytest.raises(UserError, match="run c is quantised, not trained: leave out --model.teacher"):
+        Plan.read(path)
 
 
 SEVERAL = """
@@ -223,6 +254,8 @@ def test_a_run_is_made_with_every_data_set(tmp_path: Path) -> None:
     second_b, second_c = plan.runs[2:4]
     assert plan.source("first", second_b).data == "b"
     assert plan.source("first", second_c).data == "a"  # none of its own data: the first one
+    path.write_text(SEVERAL + "  - {name: third, config: x.yaml, data: a, seeds: [1, 2]}\n")  # its own seeds
+    assert [run.folder_name for run in Plan.read(path).runs][-2:] == ["third-a-seed1", "third-a-seed2"]
     path.write_text(SEVERAL.replace("data: {a: {trainer.max_epochs: 2}, b: }", ""))
     with pytest.raises(UserError, match="run first has no data"):
         Plan.read(path)
@@ -239,7 +272,7 @@ def test_every_plan_can_be_read() -> None:
 def make_result(name: str, seed: int, scores: list[float], data: str = "boxes") -> Result:
     curve = {"epoch": [float(i) for i in range(len(scores))], "map_50_95": scores, "map_50": scores}
     curve["images_per_second"] = [7.0] * len(scores)
-    identity = ("plan", name, data, seed, "command", "commit", "machine")
+    identity = ("tiny", name, data, seed, "command", "commit", "machine")
     return Result(*identity, 1_234_567, 1.5, 10.0, max(scores), 0.5, scores[-1], curve)
 
 
@@ -302,6 +335,16 @@ def test_what_int8_costs_is_unknown_until_it_is_made(tmp_path: Path) -> None:
     assert set(known_of(plan, tmp_path)[1]) == {"a", "b"}
 
 
+def test_only_what_the_plan_asks_for_is_shown(tmp_path: Path) -> None:
+    """Not another seed, another data set, or a run of another plan."""
+    (tmp_path / "tiny.yaml").write_text("data: {x: }\nseeds: [0, 1]\nruns:\n  - {name: a, config: c}\n")
+    own = make_result("a", 0, [0.4], "x")
+    others = [make_result("a", 9, [0.9], "x"), make_result("a", 0, [0.9], "y"), make_result("b", 0, [0.9], "x")]
+    for result in (own, *others, replace(make_result("a", 1, [0.9], "x"), plan="else")):
+        result.write(tmp_path / f"{result.name}-{result.data}-seed{result.seed}.json")
+    assert known_of(Plan.read(tmp_path / "tiny.yaml"), tmp_path)[0] == [own]
+
+
 def test_the_summary_has_a_column_for_each_data_set(tmp_path: Path) -> None:
     """And a mean where a run has all of them."""
     results = [make_result("a", seed, [0.1 * (seed + 1)], data) for seed in (0, 1) for data in ("x", "y")]
@@ -361,9 +404,30 @@ def test_costs_are_those_of_the_runs_models(tmp_path: Path, monkeypatch: Any) ->
     write_costs(costs, 1, 3, tmp_path / "latency.json")
     assert read_costs(tmp_path, ["edge", "unknown"]) == {"edge": costs["edge"]}
     assert read_results(tmp_path) == []
-    (tmp_path / "latency.json").write_text("{}")
-    with pytest.raises(UserError, match="holds no latencies"):
-        read_costs(tmp_path, ["edge"])
+    for broken in ("{}", json.dumps({"models": {"edge": {**asdict(COST), "gflops": "x"}}})):
+        (tmp_path / "latency.json").write_text(broken)
+        with pytest.raises(UserError, match="holds no latencies"):
+            read_costs(tmp_path, ["edge"])
+    with pytest.raises(UserError, match="--threads 0: give at least 1"):
+        measure_costs({"plain": plain}, threads=0, rounds=3)
+
+
+@pytest.mark.parametrize(
+    ("runs", "expected"),
+    [
+        ("[{name: a, config: configs/none.yaml}]", "a has no config configs/none.yaml"),
+        ("[{name: a, config: configs/yolov8n.yaml, settings: {model.wdth: 0.1}}]", "there is no setting model.wdth"),
+        (
+            "[{name: a, config: configs/yolov8n.yaml, data: x},"
+            " {name: a, config: configs/yolov8n.yaml, data: y, settings: {model.width: 0.1}}]",
+            "the models of a differ",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_timed_is_one_line(runs: str, expected: str, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(f"data: {{x: }}\nruns: {runs}\n")
+    with pytest.raises(UserError, match=expected):
+        structures_of(Plan.read(tmp_path / "tiny.yaml"))
 
 
 def test_documents_show_what_the_results_say() -> None:
@@ -392,6 +456,31 @@ def test_tables_take_their_place_in_a_document() -> None:
     text = "before\n<!-- lab a -->\n\nold\n\n<!-- end -->\nbehind\n"
     assert with_table(text, "a", "| new |\n") == "before\n<!-- lab a -->\n\n| new |\n\n<!-- end -->\nbehind\n"
     assert with_table(text, "b", "| new |\n") == text
+    twice = with_table(text + text, "a", "| new |\n")
+    assert twice.count("| new |") == 2 and "old" not in twice
+    assert with_table(text.replace("-->\n\nold", "--> \r\nold"), "a", "| new |\n").count("| new |") == 1
+    for broken in (text.replace("<!-- end -->", ""), f"<!-- lab a -->\n{text}"):
+        with pytest.raises(UserError, match=r"<!-- lab a --> has no <!-- end --> behind it"):
+            with_table(broken, "a", "| new |\n")
+
+
+def test_a_page_of_ours_is_found_however_it_is_named(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    """The results of all plans by a relative path: the documents show them as well."""
+    (tmp_path / "tiny.yaml").write_text(PLAN)
+    document = tmp_path / "README.md"
+    document.write_text("<!-- lab tiny -->\n<!-- end -->\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(lab, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(lab, "documents", lambda: [document])
+    assert lab.main(["show", "tiny.yaml", "--results", "results"]) == 0
+    assert "nothing to show" in capsys.readouterr().out
+    replace(make_result("first", 3, [0.4])).write(tmp_path / "results" / "tiny" / "first-boxes-seed3.json")
+    assert lab.main(["show", "tiny.yaml", "--results", "results"]) == 0
+    assert "| first | boxes |" in document.read_text()
+    document.write_text("<!-- lab tiny -->\n")
+    assert lab.main(["show", "tiny.yaml", "--results", "results"]) == 2
+    assert f"error: {document}: <!-- lab tiny --> has no <!-- end -->" in capsys.readouterr().err
+    assert document.read_text() == "<!-- lab tiny -->\n"
 
 
 def test_a_document_may_show_the_summary_alone() -> None:
@@ -401,12 +490,36 @@ def test_a_document_may_show_the_summary_alone() -> None:
 
 
 def test_files_are_read_as_they_were_written(tmp_path: Path) -> None:
-    result = make_result("a", 0, [0.1, 0.2])
+    result = replace(make_result("a", 0, [0.1, 0.2]), command='--data "[a]"', machine="CPU [2 threads]")
     result.write(tmp_path / "a-boxes-seed0.json")
     assert read_results(tmp_path) == [result]
     (tmp_path / "b-boxes-seed0.json").write_text(json.dumps({"name": "b"}))
     with pytest.raises(UserError, match=r"b-boxes-seed0.json is no result of the laboratory"):
         read_results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"map_50_95": None},
+        {"map_50": float("nan")},
+        {"minutes": "9"},
+        {"last_map_50_95": True},
+        {"curve": {"map_50_95": [0.1]}},
+        {"curve": {name: [0.1] * length for name, length in zip(CURVE, (1, 1, 1, 2), strict=True)}},
+        {"curve": [0.1]},
+        {"int8": {}},
+        {"seed": 1},
+    ],
+)
+def test_a_result_that_cannot_be_is_one_line(changes: dict[str, Any], tmp_path: Path) -> None:
+    """Numbers that are none, curves that are none, and the result of another run under its name."""
+    path = tmp_path / "a-boxes-seed0.json"
+    make_result("a", 0, [0.1]).write(path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(UserError, match=str(path)) as error:
+        read_results(tmp_path)
+    assert "\n" not in str(error.value)
 
 
 @pytest.fixture
