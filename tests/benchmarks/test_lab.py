@@ -228,7 +228,7 @@ def test_what_was_not_trained_is_no_start(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run d comes before"):
         Plan.read(path)
     path.write_text(path.read_text().replace("quantised: d", "quantised: a, teacher: a"))
-    with pytest.raises(UserError, match="run c is quantised, not trained: leave out --model.teacher"):
+    with pytest.raises(UserError, match=r"run c is quantised, not trained: leave out --model\.teacher"):
         Plan.read(path)
 
 
