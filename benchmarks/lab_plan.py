@@ -16,6 +16,11 @@ NAME = re.compile(r"[\w.-]*\w[\w.-]*")  # what may be part of the name of a file
 WIDTH = "model.width"  # setting of a pruned run: how much is left
 
 
+def run_name(name: str, data: str, seed: int) -> str:
+    """Of one run's folder and of its result's file."""
+    return f"{name}-{data}-seed{seed}"
+
+
 @dataclass(frozen=True)
 class Run:
     """One training, or a trained model in int8.
@@ -45,7 +50,7 @@ class Run:
 
     @property
     def folder_name(self) -> str:
-        return f"{self.name}-{self.data}-seed{self.seed}"
+        return run_name(self.name, self.data, self.seed)
 
     @property
     def sources(self) -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.lab_plan import run_name
 from yolo_lite.utils.errors import UserError
 from yolo_lite.utils.files import replacing
 from yolo_lite.utils.runs import METRICS_NAME
@@ -127,7 +128,7 @@ def read_result(path: Path) -> Result:
         result.check()
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no result of the laboratory: {error}") from None
-    if path.stem != (name := f"{result.name}-{result.data}-seed{result.seed}"):
+    if path.stem != (name := run_name(result.name, result.data, result.seed)):
         raise UserError(f"{path} holds the result of {name}: give it that name, or remove it")
     return result
 
