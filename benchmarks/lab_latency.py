@@ -22,7 +22,6 @@ from yolo_lite.deploy.model_info import ModelInfo
 from yolo_lite.deploy.runtimes import OnnxRuntime, Runtime, TorchRuntime
 from yolo_lite.models import build_model
 from yolo_lite.models.yolo import YOLO, ModelSpec
-from yolo_lite.training.module import DetectionModule
 from yolo_lite.utils.errors import UserError
 from yolo_lite.utils.profiling import count_gflops, count_parameters
 
@@ -79,6 +78,8 @@ def structure(config: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: train.py has no such setting.
     """
+    from yolo_lite.training.module import DetectionModule  # Lightning, which showing results does without
+
     content = yaml.safe_load((REPOSITORY / config).read_text()).get("model") or {}
     content |= {name.removeprefix("model."): value for name, value in settings.items() if name.startswith("model.")}
     if unknown := content.keys() - inspect.signature(DetectionModule).parameters.keys():
