@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yolo_lite.models.blocks import ConvNormAct, activation, batch_norm
+from yolo_lite.models.blocks import Bottleneck, ConvNormAct, activation, batch_norm
 
 
 class PConvPair(nn.Module):
@@ -56,6 +56,41 @@ class CSPPC(nn.Module):
             head = parts[-2] if len(parts) > 2 else second[:, :width]
             parts += [unit(head), second[:, width:]]
         return self.merge(torch.cat(parts, dim=1))
+
+
+class PartialBottleneck(nn.Module):
+    """A bottleneck with shortcut on the first quarter of the channels: `PConvPair` with norms and activations."""
+
+    def __init__(self, channels: int, ratio: int = 4) -> None:
+        super().__init__()
+        self.width = channels // ratio
+        self.bottleneck = Bottleneck(self.width, shortcut=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return torch.cat([self.bottleneck(x[:, : self.width]), x[:, self.width :]], dim=1)
+
+
+class FasterBlock(nn.Module):
+    """A partial convolution mixes pixels, two 1x1 convolutions mix channels; the input is added (FasterNet, fig. 4).
+
+    Args:
+        channels: C of input and output.
+        ratio: the convolution is on C / ratio channels.
+        expansion: channels between the 1x1 convolutions, as a multiple of C.
+    """
+
+    def __init__(self, channels: int, ratio: int = 4, expansion: int = 2) -> None:
+        super().__init__()
+        self.width = channels // ratio
+        self.partial = nn.Conv2d(self.width, self.width, 3, padding=1, bias=False)
+        self.expand = ConvNormAct(channels, expansion * channels)
+        self.project = nn.Conv2d(expansion * channels, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        mixed = torch.cat([self.partial(x[:, : self.width]), x[:, self.width :]], dim=1)
+        return x + self.project(self.expand(mixed))
 
 
 # Rows: LL, rows, columns, diagonal of the orthonormal one-level Haar transform; columns: the pixels p q r s of a block
