@@ -43,7 +43,7 @@ from yolo_lite.utils.errors import EXIT_SIGNAL, StoppedError, UserError
 from yolo_lite.utils.files import replacing
 from yolo_lite.utils.runs import BEST_NAME, CHECKPOINTS, occupied, run_folders
 
-log = logging.getLogger("yolo_lite.lab")  # shown as the others are
+log = logging.getLogger("yolo_lite.lab")  # a child of the package's logger, which has the handlers
 
 PRUNED_NAME = "pruned.ckpt"
 COMMAND_NAME = "command.txt"

@@ -14,7 +14,7 @@ from benchmarks.lab_plan import Run
 from yolo_lite.utils.console import clock
 from yolo_lite.utils.signals import Terminated, raising_sigterm
 
-log = logging.getLogger("yolo_lite.lab")  # shown as the others are
+log = logging.getLogger("yolo_lite.lab")  # a child of the package's logger, which has the handlers
 
 
 def work_through(

@@ -7,7 +7,7 @@ Which channels go together is told by torch-pruning's dependency graph; of each 
 smallest together (DepGraph, arXiv:2301.12900, magnitude with p = 2). How many go is fixed by the narrower detector, so
 that what is left is an ordinary checkpoint.
 
-Exit codes: 0 written, 2 something that you can mend (one line says what).
+Exit codes: 0 written, 2 something that you can mend (one line says what). Notation: B images, H x W pixels of a map.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
-from yolo_lite.models.blocks import C2f, ConvNormAct
+from yolo_lite.models.blocks import C2f, ConvNormAct, chain, replace_modules
 from yolo_lite.models.pafpn import TopDown, enlarge
 from yolo_lite.models.yolo import YOLO
 from yolo_lite.training.module import DetectionModule
@@ -32,7 +32,7 @@ from yolo_lite.utils.console import run_command
 from yolo_lite.utils.errors import UserError
 from yolo_lite.utils.files import check_new, replacing
 
-log = logging.getLogger("yolo_lite.prune")  # shown as the others are
+log = logging.getLogger("yolo_lite.prune")  # a child of the package's logger, which has the handlers
 
 TRACED_SIZE = 64  # pixels of the image that the graph is traced with; the graph does not depend on it
 
@@ -54,25 +54,27 @@ class HalvedC2f(nn.Module):
         self.units, self.merge = block.units, block.merge
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = [half(x) for half in self.halves]
-        for unit in self.units:
-            parts.append(unit(parts[-1]))
-        return self.merge(torch.cat(parts, dim=1))
+        """(B, in, H, W) -> (B, out, H, W)."""
+        return chain([half(x) for half in self.halves], self.units, self.merge)
 
 
 class HalvedTopDown(HalvedC2f):
     """The same of a `TopDown`."""
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:  # type: ignore[override]
+        """(B, coarse channels, H, W), (B, fine channels, 2H, 2W) -> (B, out, 2H, 2W)."""
         return super().forward(torch.cat([enlarge(coarse), fine], dim=1))
 
 
 def halve(model: nn.Module) -> None:
     """Every C2f of a model becomes a `HalvedC2f`."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, C2f):
-                setattr(parent, name, HalvedTopDown(child) if isinstance(child, TopDown) else HalvedC2f(child))
+
+    def halved(module: nn.Module) -> nn.Module | None:
+        if isinstance(module, TopDown):
+            return HalvedTopDown(module)
+        return HalvedC2f(module) if isinstance(module, C2f) else None
+
+    replace_modules(model, halved)
 
 
 def whole_state(halved: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -99,7 +101,7 @@ def prune_model(model: YOLO, narrow: YOLO) -> None:
     halve(pruned)
     halve(targets)
     with torch.enable_grad(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Unwrapped parameters")  # the same bins, ignored or not
+        warnings.filterwarnings("ignore", message="Unwrapped parameters")  # the head's bins, a constant
         image = torch.rand(1, 3, TRACED_SIZE, TRACED_SIZE)
         graph = torch_pruning.DependencyGraph()
         graph.build_dependency(pruned, image, ignored_params=[pruned.head.bins])

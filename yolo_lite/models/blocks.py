@@ -5,7 +5,7 @@ Notation: B images, C channels, H x W pixels of a feature map. Every block maps 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -68,10 +68,15 @@ def activation(name: str) -> nn.Module:
 
 def set_activation(model: nn.Module, name: Act) -> None:
     """Put the activation called `name` in the place of every SiLU of a model."""
+    replace_modules(model, lambda module: activation(name) if isinstance(module, nn.SiLU) else None)
+
+
+def replace_modules(model: nn.Module, replacement: Callable[[nn.Module], nn.Module | None]) -> None:
+    """Put what `replacement` makes of a module in its place, all over a model; None leaves it where it is."""
     for parent in list(model.modules()):
         for key, child in list(parent.named_children()):
-            if isinstance(child, nn.SiLU):
-                setattr(parent, key, activation(name))
+            if (other := replacement(child)) is not None:
+                setattr(parent, key, other)
 
 
 class Bottleneck(nn.Module):
@@ -114,10 +119,15 @@ class C2f(nn.Module):
         self.merge = ConvNormAct((2 + depth) * half, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = list(self.split(x).chunk(2, dim=1))
-        for unit in self.units:
-            parts.append(unit(parts[-1]))
-        return self.merge(torch.cat(parts, dim=1))
+        return chain(self.split(x).chunk(2, dim=1), self.units, self.merge)
+
+
+def chain(halves: Sequence[Tensor], units: Iterable[nn.Module], merge: nn.Module) -> Tensor:
+    """The second half through the units, one after the other; both halves and what every unit made are merged."""
+    parts = list(halves)
+    for unit in units:
+        parts.append(unit(parts[-1]))
+    return merge(torch.cat(parts, dim=1))
 
 
 class SPPF(nn.Module):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from yolo_lite.models.blocks import C2f, ConvNormAct
+from yolo_lite.models.blocks import C2f, ConvNormAct, replace_modules
 from yolo_lite.models.fused_blocks import FusedC2f, FusedCSPPC, FusedTopDown
 from yolo_lite.models.lite_blocks import CSPPC, HaarDown
 from yolo_lite.models.pafpn import TopDown
@@ -29,16 +29,17 @@ def haar_as_conv(module: HaarDown) -> nn.Conv2d:
 def fuse_model(model: YOLO) -> YOLO:
     """A copy of `model` in eval mode for inference: same outputs, fewer operations. The original is untouched."""
     fused = copy.deepcopy(model).eval()
-    for parent in list(fused.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, HaarDown) and isinstance(child.norm, nn.BatchNorm2d):
-                conv = fuse_conv_bn_eval(haar_as_conv(child), child.norm)
-                setattr(parent, name, nn.Sequential(conv, child.act))
-            elif isinstance(child, ConvNormAct) and isinstance(child.norm, nn.BatchNorm2d):
-                child.conv = fuse_conv_bn_eval(child.conv, child.norm)
-                child.norm = nn.Identity()
-    for parent in list(fused.modules()):
-        for name, child in list(parent.named_children()):
-            if rewrite := REWRITTEN.get(type(child)):
-                setattr(parent, name, rewrite(child))
+    for module in list(fused.modules()):
+        if isinstance(module, ConvNormAct) and isinstance(module.norm, nn.BatchNorm2d):
+            module.conv = fuse_conv_bn_eval(module.conv, module.norm)
+            module.norm = nn.Identity()
+    replace_modules(fused, rewritten)
     return fused.requires_grad_(False)
+
+
+def rewritten(module: nn.Module) -> nn.Module | None:
+    """What takes the place of a block for inference, its BatchNorm folded before; None: it stays."""
+    if isinstance(module, HaarDown) and isinstance(module.norm, nn.BatchNorm2d):
+        return nn.Sequential(fuse_conv_bn_eval(haar_as_conv(module), module.norm), module.act)
+    make = REWRITTEN.get(type(module))
+    return make(module) if make is not None else None

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from yolo_lite.models.blocks import C2f, ConvNormAct
+from yolo_lite.models.blocks import C2f, ConvNormAct, chain
 from yolo_lite.models.lite_blocks import CSPPC, PConvPair
 from yolo_lite.models.pafpn import TopDown, enlarge
 
@@ -55,14 +55,11 @@ class FusedC2f(nn.Module):
         self.units, self.merge = block.units, block.merge
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.chain(self.first(x), self.second(x))
+        return self.finish(self.first(x), self.second(x))
 
-    def chain(self, first: Tensor, second: Tensor) -> Tensor:
+    def finish(self, first: Tensor, second: Tensor) -> Tensor:
         """Both halves, (B, C, H, W) before their activation, through the units."""
-        parts = [self.act(first), self.act(second)]
-        for unit in self.units:
-            parts.append(unit(parts[-1]))
-        return self.merge(torch.cat(parts, dim=1))
+        return chain([self.act(first), self.act(second)], self.units, self.merge)
 
 
 class FusedTopDown(FusedC2f):
@@ -77,7 +74,7 @@ class FusedTopDown(FusedC2f):
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:  # type: ignore[override]
         first = self.first(fine) + enlarge(self.coarse_first(coarse))
         second = self.second(fine) + enlarge(self.coarse_second(coarse))
-        return self.chain(first, second)
+        return self.finish(first, second)
 
 
 class FusedCSPPC(nn.Module):
