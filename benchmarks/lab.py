@@ -15,17 +15,17 @@ import json
 import logging
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from benchmarks.lab_children import Children, call
 from benchmarks.lab_latency import LATENCY_NAME, measure_costs, structures_of, write_costs
+from benchmarks.lab_notes import Notes
 from benchmarks.lab_pages import documents, known_of, write_pages
 from benchmarks.lab_plan import WIDTH, Plan, Run
 from benchmarks.lab_queue import work_through
@@ -39,15 +39,14 @@ from benchmarks.lab_results import (
     read_result,
 )
 from yolo_lite.utils.console import run_command
-from yolo_lite.utils.errors import EXIT_SIGNAL, StoppedError, UserError
-from yolo_lite.utils.files import replacing
+from yolo_lite.utils.errors import StoppedError, UserError
 from yolo_lite.utils.runs import BEST_NAME, CHECKPOINTS, occupied, run_folders
 
 log = logging.getLogger("yolo_lite.lab")  # a child of the package's logger, which has the handlers
 
 PRUNED_NAME = "pruned.ckpt"
-COMMAND_NAME = "command.txt"
 QUANTISE = ("-m", "yolo_lite.quantise")
+QUANTISE_LIMITS = ("--max_loss", "1", "--max_size", "1")  # whatever it loses is what is asked for
 
 
 class Laboratory:
@@ -66,8 +65,7 @@ class Laboratory:
             raise UserError(f"--jobs {jobs}: give at least 1")
         self.plan = plan
         self.jobs = jobs
-        self.children: list[subprocess.Popen[bytes]] = []  # at work now
-        self.stopped_by: int | None = None  # the signal that asked for an end
+        self.children = Children()
         self.data_root = data_root
         self.home = runs_dir / plan.name
         self.results = results
@@ -83,42 +81,29 @@ class Laboratory:
             UserError: it has none.
         """
         folders = run_folders(self.home / run.folder_name)
-        path = folders[-1] / CHECKPOINTS / BEST_NAME if folders else self.home / run.folder_name
-        if not path.is_file():
+        if not folders or not (path := folders[-1] / CHECKPOINTS / BEST_NAME).is_file():
             told = "delete its result, and its folder if there is one, to train it again"
             raise UserError(f"no best checkpoint of {run.folder_name} in {self.home}: {told}")
         return path
 
-    def claim_folder(self, run: Run) -> None:
-        """Note in a run's folder by which command it is trained: what another one trained is not to have its name.
-
-        Raises:
-            UserError: another one did.
-        """
-        folder = self.home / run.folder_name
-        path = folder / COMMAND_NAME
-        if run_folders(folder) and (not path.is_file() or path.read_text().rstrip("\n") != self.command(run)):
-            raise UserError(f"{folder} was trained by another command than the plan's: move it away or delete it")
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            file.write(f"{self.command(run)}\n".encode())
+    def notes(self, run: Run) -> Notes:
+        """In its folder."""
+        return Notes(self.home / run.folder_name)
 
     def call(self, run: Run, program: Sequence[str], options: Sequence[str]) -> None:
-        """A part of the work on a run, see `call`."""
-        if self.stopped_by is not None:
-            raise StoppedError(f"before {' '.join(program)} of {run.folder_name}", self.stopped_by)
+        """Run a script for a run, see `call`; where several are at work, it prints to a file of the run."""
         self.home.mkdir(parents=True, exist_ok=True)
         call(program, options, self.home / f"{run.folder_name}.log" if self.jobs > 1 else None, self.children)
 
     def options(self, run: Run) -> list[str]:
         """Of train.py, without the places of this machine."""
-        options = ["--config", run.config]
-        for name, value in run.settings.items():
-            options += [f"--{name}", yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("\n...")]
-        return [*options, "--seed_everything", str(run.seed)]
+        return ["--config", run.config, *own_options(run)]
 
     def command(self, run: Run) -> str:
-        """What a reader types to train it."""
+        """What a reader types to train it, or to write it in int8."""
+        if run.quantised is not None:
+            given = ["--checkpoint", f"{run.quantised}/{BEST_NAME}", "--data.root", f"DATA/{run.data}"]
+            return shlex.join(["python", *QUANTISE, *given, *QUANTISE_LIMITS])
         options = ["python", "train.py", *self.options(run), "--data.root", f"DATA/{run.data}"]
         for option, other in run.sources.items():
             is_pruned = run.pruned is not None and option == "--weights"
@@ -129,7 +114,7 @@ class Laboratory:
             before = [shlex.join([*prune, "--width", str(run.settings[WIDTH]), "--out", PRUNED_NAME])]
         return " && ".join([*before, shlex.join(options)])
 
-    def start(self, run: Run, option: str, name: str) -> Path:
+    def initial_checkpoint(self, run: Run, option: str, name: str) -> Path:
         """The checkpoint that an option of a run takes, made from that of the run of a name where it is pruned."""
         best = self.best(self.plan.source(name, run))
         if run.pruned is None or option != "--weights":
@@ -145,47 +130,49 @@ class Laboratory:
         return path
 
     def train(self, run: Run) -> None:
-        """Train, or go on with it."""
-        self.claim_folder(run)
+        """Train, or go on with it.
+
+        Raises:
+            UserError: its folder holds what another command trained, or training failed.
+        """
+        notes = self.notes(run)
+        notes.claim(self.command(run))
         options = [*self.options(run), "--data.root", str(self.data_root / run.data), "--ckpt_path", "last"]
         for option, other in run.sources.items():
-            options += [option, str(self.start(run, option, other))]
+            options += [option, str(self.initial_checkpoint(run, option, other))]
+        notes.add_start(current_commit(), describe_machine(run.settings.get("trainer.accelerator", "auto")))
         begun = time.monotonic()
         try:
             self.call(run, ["train.py"], [*options, "--runs_dir", str(self.home), "--name", run.folder_name])
         finally:
-            self.add_minutes(run, (time.monotonic() - begun) / 60)
+            notes.add_minutes((time.monotonic() - begun) / 60)
 
-    def add_minutes(self, run: Run, minutes: float) -> float:
-        """What it has taken so far, all its parts together."""
-        path = self.home / run.folder_name / "minutes.txt"
-        total = minutes + (float(path.read_text()) if path.is_file() else 0.0)
-        with replacing(path) as file:
-            file.write(f"{total:.3f}\n".encode())
-        return total
+    def source_scores(self, run: Run) -> dict[str, float]:
+        """mAP50-95 of the runs that it starts from, by name, as their results have it."""
+        paths = {source.name: self.result_path(source) for source in self.plan.needed_by(run)}
+        return {name: read_result(path).map_50_95 for name, path in paths.items() if path.is_file()}
 
-    def quantise(self, run: Run, commit: str) -> Result:
-        """Write another run's best checkpoint in int8, whatever that loses, and gather what came of it."""
+    def quantise(self, run: Run) -> Result:
+        """Write another run's best checkpoint in int8, and gather what came of it."""
         assert run.quantised is not None
         source = self.plan.source(run.quantised, run)
         trained = read_result(self.result_path(source))
         target = self.home / f"{run.folder_name}.onnx"
-        limits = ["--max_loss", "1", "--max_size", "1"]
-        given = ["--checkpoint", str(self.best(source)), "--data.root", str(self.data_root / run.data), *limits]
+        given = ["--checkpoint", str(self.best(source)), "--data.root", str(self.data_root / run.data)]
+        given += QUANTISE_LIMITS
         begun = time.monotonic()
         numbers_file = target.with_suffix(".json")
         self.call(run, QUANTISE, [*given, "--out", str(target), "--overwrite", "true", "--json", str(numbers_file)])
         numbers = json.loads(numbers_file.read_text())
         plain, int8 = numbers["float32"], numbers["int8"]
-        shown = ["--checkpoint", f"{run.quantised}/{BEST_NAME}", "--data.root", f"DATA/{run.data}", *limits]
         return Result(
             plan=self.plan.name,
             name=run.name,
             data=run.data,
             seed=run.seed,
-            command=shlex.join(["python", *QUANTISE, *shown]),
-            commit=commit,
-            machine=describe_machine(),
+            command=self.command(run),
+            commit=current_commit(),
+            machine=describe_machine("cpu"),
             parameters=trained.parameters,
             gflops=trained.gflops,
             minutes=round((time.monotonic() - begun) / 60, 1),
@@ -195,6 +182,7 @@ class Laboratory:
                 "megabytes": round(int8["bytes"] / 1e6, 3),
                 "latency_ratio": round(int8["latency_ms"] / plain["latency_ms"], 3),
             },
+            sources=self.source_scores(run),
         )
 
     def score(self, run: Run) -> dict[str, Any]:
@@ -204,9 +192,10 @@ class Laboratory:
         self.call(run, ["eval.py"], [*given, "--split", "val", "--report", "none", "--json", str(target)])
         return json.loads(target.read_text())
 
-    def result(self, run: Run, commit: str) -> Result:
+    def result(self, run: Run) -> Result:
         """Score it and gather what came of it."""
         scores = self.score(run)
+        commits, machines = self.notes(run).commits_and_machines()
         curve = read_curve(run_folders(self.home / run.folder_name)[-1])
         return Result(
             plan=self.plan.name,
@@ -214,25 +203,25 @@ class Laboratory:
             data=run.data,
             seed=run.seed,
             command=self.command(run),
-            commit=commit,
-            machine=describe_machine(),
+            commit=commits,
+            machine=machines,
             parameters=scores["parameters"],
             gflops=scores["gflops"],
-            minutes=round(self.add_minutes(run, 0.0), 1),
+            minutes=round(self.notes(run).minutes, 1),
             map_50_95=round(scores["map"], 5),
             map_50=round(scores["map_50"], 5),
             last_map_50_95=curve["map_50_95"][-1],
             curve=curve,
+            sources=self.source_scores(run),
         )
 
     def make(self, run: Run) -> None:
         """Train and score a run, or write it in int8, and keep what came of it."""
-        commit = current_commit()
         if run.quantised is not None:
-            result = self.quantise(run, commit)
+            result = self.quantise(run)
         else:
             self.train(run)
-            result = self.result(run, commit)
+            result = self.result(run)
         result.write(self.result_path(run))
         log.info("%s: mAP50-95 %.4f; %s", run.folder_name, result.map_50_95, self.result_path(run))
 
@@ -258,64 +247,47 @@ class Laboratory:
                         f"{run.folder_name} starts from {source.folder_name}, which has no result: add it to --only"
                     )
         log.info("%d of %d runs have a result", len(wanted) - len(waiting), len(wanted))
-        for run in wanted:
-            if run not in waiting and run.quantised is None:
-                self.compare(run)
+        self.compare([run for run in wanted if run not in waiting])
+        self.check_settings(waiting)
         with occupied(self.home):
             work_through(waiting, self.plan.needed_by, self.make, self.stop, self.jobs)
-        if self.stopped_by is not None:  # and what was at work came to its end
-            raise StoppedError("the laboratory; the same command goes on from here", self.stopped_by)
+        if self.children.stopped_by is not None:  # and what was at work came to its end
+            raise StoppedError("the laboratory; the same command goes on from here", self.children.stopped_by)
 
-    def compare(self, run: Run) -> None:
-        """Say where a result is of other settings than the plan has now."""
-        path = self.result_path(run)
-        if read_result(path).command != self.command(run):
-            folder = self.home / run.folder_name
-            told = "was made by another command than the plan's: to make it again, delete it and"
-            log.warning("%s %s %s", path, told, folder)
+    def compare(self, runs: Sequence[Run]) -> None:
+        """Say which results are of other settings than the plan has now, or started from another training of a run."""
+        results = {run.folder_name: read_result(self.result_path(run)) for run in runs}
+        others = [run.folder_name for run in runs if results[run.folder_name].command != self.command(run)]
+        if others:
+            log.warning("made by another command than the plan's; to make one again, delete it: %s", ", ".join(others))
+        for run in runs:
+            present = self.source_scores(run)
+            for name, noted in results[run.folder_name].sources.items():
+                if noted != present.get(name, noted):
+                    told = "%s started from a %s of %.5f, which has %.5f now: delete its result to make it again"
+                    log.warning(told, run.folder_name, name, noted, present[name])
+
+    def check_settings(self, runs: Sequence[Run]) -> None:
+        """Ask train.py's command line about those that are trained, see `check_settings`."""
+        from benchmarks.lab_settings import check_settings  # Lightning, which showing results does without
+
+        trained = [run for run in runs if run.quantised is None]
+        check_settings(
+            {run.folder_name: ["--config", str(REPOSITORY / run.config), *own_options(run)] for run in trained}
+        )
 
     def stop(self, number: int) -> None:
-        """Start nothing more. The terminal sends Ctrl-C to what is at work as well; SIGTERM is passed on here."""
-        self.stopped_by = number
-        log.info("%s: waiting for %d at work to save", signal.Signals(number).name, len(self.children))
-        if number == signal.SIGTERM:
-            for child in list(self.children):
-                child.send_signal(number)
+        """Start nothing more; see `Children.stop`."""
+        at_work = self.children.stop(number)
+        log.info("%s: waiting for %d at work to save", signal.Signals(number).name, at_work)
 
 
-def call(
-    program: Sequence[str],
-    options: Sequence[str],
-    output: Path | None,
-    children: list[subprocess.Popen[bytes]],
-) -> None:
-    """Run a script or a module of the repository in a process of its own, as a user would.
-
-    Args:
-        program: file of the script, or -m and the module's name.
-        options: its own.
-        output: file that what it prints is added to; None: it is shown.
-        children: has the process for as long as it runs.
-
-    Raises:
-        StoppedError: it was stopped by a signal.
-        UserError: it failed; it has said why.
-    """
-    with open(output, "a") if output is not None else nullcontext() as file:
-        command = [sys.executable, *program, *options]
-        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=file, stderr=file)
-        children.append(process)
-        try:
-            code = process.wait()
-        finally:
-            children.remove(process)
-    if code < 0:  # killed by a signal, before it could answer it
-        code = EXIT_SIGNAL - code
-    if code > EXIT_SIGNAL:
-        raise StoppedError(f"in {' '.join(program)}; the same command goes on from here", code - EXIT_SIGNAL)
-    if code:
-        said = f"; {output} says why" if output is not None else ""
-        raise UserError(f"{' '.join(program)} ended with {code}{said}: {shlex.join(options)}")
+def own_options(run: Run) -> list[str]:
+    """Of train.py, without the config's."""
+    options = []
+    for name, value in run.settings.items():
+        options += [f"--{name}", yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("\n...")]
+    return [*options, "--seed_everything", str(run.seed)]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -326,7 +298,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("plan", type=Path)
     run.add_argument("--data_root", type=Path, required=True, help="folder that holds the data sets by name")
     run.add_argument("--runs_dir", type=Path, default=REPOSITORY / "runs" / "lab")
-    run.add_argument("--only", nargs="*", default=[], help="names of runs, or NAME-DATA-seedK")
+    run.add_argument("--only", nargs="+", default=[], help="names of runs, or NAME-DATA-seedK")
     run.add_argument("--jobs", type=int, default=1, help="runs at a time, for a machine that one does not fill")
     timing = commands.add_parser("time", help="measure what the plan's models cost on this CPU")
     timing.add_argument("plan", type=Path)

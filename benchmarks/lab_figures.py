@@ -16,8 +16,11 @@ from benchmarks.lab_results import Result
 from benchmarks.lab_tables import as_deployed, group, means
 from yolo_lite.evaluation.figures import new_figure, to_png
 from yolo_lite.evaluation.styles import CURVE_COLOURS
+from yolo_lite.utils.errors import UserError
 
 FRONTIER_NAME = "frontier.png"
+LINE_STYLES = ("-", "--", ":", "-.")
+MARKS = "os^D"
 SOURCE = "Source"  # keyword of the fingerprint, one of those that the PNG format names
 # Of the frontier's panels: what is paid, and where it is in a `Cost`.
 PRICES: dict[str, Callable[[Cost], float]] = {
@@ -64,7 +67,7 @@ class Curves:
         figure = new_figure(14, 4.8)
         whole, later = figure.subplots(1, 2)
         for line in self.lines:
-            colour, style = colour_of(line.place), "-" if line.place < len(CURVE_COLOURS) else "--"
+            colour, style = colour_of(line.place), pick_of(line.place, LINE_STYLES)
             columns = list(zip(*line.scores, strict=True))
             begin = len(columns) // 3
             for axes, first in ((whole, 0), (later, begin)):
@@ -116,7 +119,7 @@ class Frontier:
         for number, (axes, title) in enumerate(zip(panels, PRICES, strict=True)):
             for point in self.points:
                 price, colour = point.prices[number], colour_of(point.place)
-                mark = "os^D"[point.place // len(CURVE_COLOURS) % 4]
+                mark = pick_of(point.place, MARKS)
                 filling = "white" if point.is_int8 else colour
                 if len(point.of_seeds) > 1:
                     axes.vlines(price, min(point.of_seeds), max(point.of_seeds), color=colour, alpha=0.4)
@@ -133,6 +136,18 @@ class Frontier:
 def colour_of(place: int) -> str:
     """Of a run, by its place in the plan: the same in all figures, whatever else was made."""
     return CURVE_COLOURS[place % len(CURVE_COLOURS)]
+
+
+def pick_of(place: int, kinds: Sequence[str]) -> str:
+    """What tells runs of one colour apart.
+
+    Raises:
+        UserError: the plan has more runs than colours and kinds can tell apart.
+    """
+    number = place // len(CURVE_COLOURS)
+    if number >= len(kinds):
+        raise UserError(f"a figure tells {len(CURVE_COLOURS) * len(kinds)} runs apart: make two plans of this one")
+    return kinds[number]
 
 
 def curves_of(results: Sequence[Result], order: Sequence[str], data: str) -> Curves:

@@ -146,7 +146,7 @@ def fixed_info(model: YOLO, name: str) -> ModelInfo:
 
 def write_costs(costs: Mapping[str, Cost], threads: int, rounds: int, path: Path) -> None:
     """One line for each model, with what they were measured on."""
-    facts = {"commit": current_commit(), "machine": describe_machine(), "threads": threads, "rounds": rounds}
+    facts = {"commit": current_commit(), "machine": describe_machine("cpu"), "threads": threads, "rounds": rounds}
     write_facts({**facts, "models": {name: asdict(cost) for name, cost in costs.items()}}, path)
 
 

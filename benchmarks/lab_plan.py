@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import yaml
 from yolo_lite.utils.errors import UserError
 
 KEYS = {"name", "config", "data", "settings", "seeds", "weights", "teacher", "pruned", "quantised"}
+TRAINED_KEYS = ("config", "settings", "weights", "teacher", "pruned")  # of what is trained, not of a model in int8
 NAME = re.compile(r"[\w.-]*\w[\w.-]*")  # what may be part of the name of a file
 WIDTH = "model.width"  # setting of a pruned run: how much is left
 
@@ -28,13 +29,13 @@ class Run:
     Attributes:
         plan: name of its plan.
         name: of the run, unique in the plan for each data set.
-        config: file of the model's settings, from the repository's root.
+        config: file of the model's settings, from the repository's root; of a model in int8, that of its source.
         data: name of the data set.
         seed: of order, augmentation and initial weights.
-        settings: options of train.py and their values.
+        settings: options of train.py and their values; of a model in int8, those of its source.
         weights, teacher: runs of the plan with the same seed whose best checkpoint it starts from or learns from.
         pruned: another one whose best checkpoint it starts from, after it was pruned to this run's `model.width`.
-        quantised: another one, of the same config, whose best checkpoint is written in int8; nothing is trained.
+        quantised: another one whose best checkpoint is written in int8; nothing is trained.
     """
 
     plan: str
@@ -89,13 +90,16 @@ class Plan:
                     raise UserError(
                         f"{path}: unknown {', '.join(sorted(unknown))}: there are {', '.join(sorted(KEYS))}"
                     )
-                if entry.get("quantised") and entry.get("settings"):
-                    raise UserError(f"{path}: run {entry.get('name')} is quantised, not trained: leave out settings")
+                if entry.get("quantised") and (needless := [key for key in TRAINED_KEYS if entry.get(key)]):
+                    told = f"is quantised, not trained: leave out {', '.join(needless)}"
+                    raise UserError(f"{path}: run {entry.get('name')} {told}")
             own_seeds = [named_seeds(entry, content.get("seeds") or [0]) for entry in entries]
             runs = []
             for seed in dict.fromkeys(seed for seeds in own_seeds for seed in seeds):
                 for entry in [entry for entry, seeds in zip(entries, own_seeds, strict=True) if seed in seeds]:
                     facts = {name: value for name, value in entry.items() if name != "seeds"}
+                    if entry.get("quantised"):
+                        facts["config"] = ""  # its source's, below
                     for data in named_sets(entry, sets):
                         facts |= {"data": data, "settings": merged(shared, sets.get(data), entry)}
                         runs.append(Run(path.stem, seed=seed, **facts))
@@ -108,8 +112,6 @@ class Plan:
             for part in (run.name, run.data, run.config):
                 if not isinstance(part, str) or (part is not run.config and not NAME.fullmatch(part)):
                     raise UserError(f"{path}: {part!r} cannot name a run, its data or its config")
-            if run.quantised is not None and run.sources:
-                raise UserError(f"{path}: run {run.name} is quantised, not trained: leave out {', '.join(run.sources)}")
             if run.pruned is not None and (run.weights is not None or WIDTH not in run.settings):
                 raise UserError(f"{path}: run {run.name} is pruned: give it {WIDTH} and no weights")
         names = [run.folder_name for run in runs]
@@ -118,7 +120,14 @@ class Plan:
         for run in runs:
             if quantised := [other.name for other in plan.needed_by(run) if other.quantised is not None]:
                 raise UserError(f"{path}: run {run.name} starts from {quantised[0]}, which is not trained")
-        return plan
+        return Plan(path.stem, [plan.described(run) for run in runs])
+
+    def described(self, run: Run) -> Run:
+        """A run with the model of its source, where it is one in int8."""
+        if run.quantised is None:
+            return run
+        source = self.source(run.quantised, run)
+        return replace(run, config=source.config, settings=source.settings)
 
     def needed_by(self, run: Run) -> list[Run]:
         """The runs that one starts from, see `source`."""

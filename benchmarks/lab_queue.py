@@ -54,19 +54,18 @@ def work_through(
                     log.info("run %d of %d: %s%s", len(runs) - len(waiting) + 1, len(runs), run.folder_name, left)
                     waiting.remove(run)
                     active[pool.submit(make, run)] = run, time.monotonic()
-                done = wait(active, return_when=FIRST_COMPLETED).done
+                for future in wait(active, return_when=FIRST_COMPLETED).done:
+                    run, begun = active[future]
+                    seconds.append(time.monotonic() - begun)
+                    failure = future.exception()
+                    if failure is not None:
+                        failures.append(failure)
+                        waiting.clear()
+                    del active[future]  # last: a signal before it has what ended looked at once more, not lost
+                    if failure is not None and active:  # the first one is told again at the end, which may be far
+                        log.error("%s: %s; first %d runs beside it are finished", run.folder_name, failure, len(active))
             except KeyboardInterrupt as error:
                 stop(signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
                 waiting.clear()
-                continue
-            for future in done:
-                run, begun = active.pop(future)
-                seconds.append(time.monotonic() - begun)
-                if (failure := future.exception()) is None:
-                    continue
-                failures.append(failure)
-                waiting.clear()
-                if active:  # the first one is told again at the end, which may be far
-                    log.error("%s: %s; first %d runs beside it are finished", run.folder_name, failure, len(active))
     if failures:
         raise failures[0]

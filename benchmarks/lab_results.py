@@ -36,15 +36,16 @@ class Result:
 
     Attributes:
         plan, name, data, seed: which run it was.
-        command: that trained it, with DATA for the folder of the data sets.
-        commit: of the code.
-        machine: the GPU, or the processor's kind and threads.
+        command: that trained it, or wrote it in int8, with DATA for the folder of the data sets.
+        commit: of the code; several, in their order, where it was stopped and gone on with by another one.
+        machine: the GPU, or the processor's kind and threads; likewise.
         parameters, gflops: at the image size of the run.
-        minutes: of training, whatever else the machine did.
+        minutes: of training, or of writing it in int8, whatever else the machine did.
         map_50_95, map_50: of the best checkpoint, by eval.py.
         last_map_50_95: after the last epoch that was scored; None: nothing was trained.
         curve: one row an epoch that was scored, by name.
         int8: of a model in int8: megabytes of its ONNX file, and its latency as a share of the float32 file's.
+        sources: mAP50-95 of the runs that it started from or learnt from, by name: which training of theirs it was.
     """
 
     plan: str
@@ -62,13 +63,13 @@ class Result:
     last_map_50_95: float | None = None
     curve: dict[str, list[float]] = field(default_factory=dict)
     int8: dict[str, float] | None = None
+    sources: dict[str, float] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Whole or not at all."""
         content = asdict(self)
-        if self.int8 is None:
-            del content["int8"]
-        write_facts(content, path)
+        needless = [name for name in ("int8", "sources") if not content[name]]
+        write_facts({name: value for name, value in content.items() if name not in needless}, path)
 
     def check(self) -> None:
         """Raises:
@@ -76,7 +77,7 @@ class Result:
         """
         scored = [] if self.last_map_50_95 is None else [self.last_map_50_95]
         check_numbers([self.parameters, self.gflops, self.minutes, self.map_50_95, self.map_50, *scored])
-        check_numbers((self.int8 or {}).values())
+        check_numbers([*(self.int8 or {}).values(), *self.sources.values()])
         for values in self.curve.values():
             check_numbers(values)
         if self.curve and (self.curve.keys() != CURVE.keys() or len({len(v) for v in self.curve.values()}) > 1):
@@ -152,9 +153,13 @@ def git(*arguments: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def describe_machine() -> str:
-    """The kind of processor, as far as it matters for times."""
-    if torch.cuda.is_available():
+def describe_machine(accelerator: str = "auto") -> str:
+    """The kind of processor, as far as it matters for times.
+
+    Args:
+        accelerator: of the trainer: cpu where a GPU has no part in it.
+    """
+    if accelerator != "cpu" and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     capability = torch.backends.cpu.get_cpu_capability()
     return f"{platform.machine()} {capability}, {torch.get_num_threads()} threads"

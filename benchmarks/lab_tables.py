@@ -32,7 +32,7 @@ def group(results: Sequence[Result], order: Sequence[str]) -> list[list[Result]]
     return [sorted((r for r in results if (r.name, r.data) == key), key=lambda r: r.seed) for key in keys]
 
 
-def score(values: Sequence[float | None]) -> str:
+def format_scores(values: Sequence[float | None]) -> str:
     """The mean, and the range where there are several; nothing where one has none."""
     known = [value for value in values if value is not None]
     if len(known) < len(values):
@@ -121,7 +121,7 @@ def table(results: Sequence[Result], order: Sequence[str]) -> str:
         first = seeds[0]
         scores: list[Callable[[Result], float | None]] = [lambda r: r.map_50_95, lambda r: r.map_50]
         scores += [lambda r: r.last_map_50_95, after_a_third, gain_of_the_last_fifth]
-        cells = [score([pick(result) for result in seeds]) for pick in scores]
+        cells = [format_scores([pick(result) for result in seeds]) for pick in scores]
         facts = [first.name, first.data, f"{first.parameters:,}", f"{first.gflops:.2f}", *cells]
         speeds = [speed for result in seeds if (speed := images_per_second(result)) is not None]
         times = [f"{fmean(speeds):.1f}" if speeds else "", f"{fmean([r.minutes for r in seeds]):.0f}"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from PIL import Image
 import eval as eval_script
 import train as train_script
 from benchmarks import lab
+from benchmarks.lab_children import Children
 from benchmarks.lab_figures import SOURCE, curves_of, figures_of, fingerprint, frontier_of
 from benchmarks.lab_latency import Cost, measure_costs, read_costs, structure, structures_of, write_costs
 from benchmarks.lab_pages import documents, known_of, write_pages
@@ -82,7 +84,9 @@ def test_a_plan_is_worked_through_once(plan: list[str], tmp_path: Path, monkeypa
         if is_first:
             raise StoppedError("as planned")
 
+    commits = iter(["before", "later", "later"])
     monkeypatch.setattr(lab, "call", in_this_process)
+    monkeypatch.setattr(lab, "current_commit", lambda: next(commits))
     assert lab.main(plan) == 143
     assert not list((tmp_path / "results").rglob("*.json"))
     assert lab.main(plan) == 0
@@ -90,6 +94,8 @@ def test_a_plan_is_worked_through_once(plan: list[str], tmp_path: Path, monkeypa
     first, second = read_results(tmp_path / "results" / "tiny")
     assert (first.name, first.seed, first.curve["epoch"]) == ("first", 3, [0, 1])
     assert second.curve["epoch"] == [0]
+    assert (first.commit, second.commit) == ("before; later", "later")
+    assert (first.sources, second.sources) == ({}, {"first": first.map_50_95})
     assert second.parameters < first.parameters
     assert "--weights first/best.ckpt --model.teacher first/best.ckpt" in second.command
     assert str(tmp_path) not in second.command
@@ -113,8 +119,16 @@ def test_a_plan_is_worked_through_once(plan: list[str], tmp_path: Path, monkeypa
     path.write_text(path.read_text().replace("max_epochs: 2", "max_epochs: 3"))
     assert lab.main(plan) == 0
     output = capsys.readouterr()
-    assert "first-boxes-seed3.json was made by another command" in output.out + output.err
-    assert "second-boxes-seed3.json was made" not in output.out + output.err
+    told = "made by another command than the plan's; to make one again, delete it: first-boxes-seed3\n"
+    assert told in output.out + output.err
+    assert not calls
+
+    trained_again = replace(first, map_50_95=0.5)
+    trained_again.write(tmp_path / "results" / "tiny" / "first-boxes-seed3.json")
+    assert lab.main(plan) == 0
+    output = capsys.readouterr()
+    told = f"second-boxes-seed3 started from a first of {first.map_50_95:.5f}, which has 0.50000 now"
+    assert told in output.out + output.err
     assert not calls
 
     (tmp_path / "results" / "tiny" / "first-boxes-seed3.json").unlink()  # what the folder holds is the shorter one too
@@ -157,9 +171,7 @@ def test_a_trained_model_in_int8(plan: list[str], tmp_path: Path, monkeypatch: A
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (requirements-export.txt)")
     text = (tmp_path / "tiny.yaml").read_text()
     end = text.index("  - {name: second")
-    (tmp_path / "tiny.yaml").write_text(
-        text[:end] + "  - {name: second, config: configs/yolov8n.yaml, data: boxes, quantised: first}\n"
-    )
+    (tmp_path / "tiny.yaml").write_text(text[:end] + "  - {name: second, data: boxes, quantised: first}\n")
     calls: list[str] = []
 
     def in_this_process(program: Sequence[str], options: Sequence[str], output: Path | None, children: Any) -> None:
@@ -182,6 +194,7 @@ def test_a_trained_model_in_int8(plan: list[str], tmp_path: Path, monkeypatch: A
     assert (second.map_50_95, second.map_50, second.last_map_50_95) == (0.49, 0.69, None)
     assert (second.parameters, second.curve) == (first.parameters, {})
     assert second.command.startswith("python -m yolo_lite.quantise --checkpoint first/best.ckpt --data.root DATA/boxes")
+    assert second.sources == {"first": first.map_50_95}
 
 
 def test_a_script_that_fails_ends_the_plan(plan: list[str], tmp_path: Path, capsys: Any) -> None:
@@ -198,7 +211,11 @@ def test_a_script_that_fails_ends_the_plan(plan: list[str], tmp_path: Path, caps
         ("name: second", "name: first", "first-boxes-seed3 is there twice"),
         ("teacher: first", "techer: first", "unknown techer"),
         ("weights: first", "pruned: first", "run second is pruned: give it model.width"),
-        ("weights: first, teacher: first", "quantised: first", "run second is quantised, not trained: leave out sett"),
+        (
+            "weights: first, teacher: first",
+            "quantised: first",
+            "run second is quantised, not trained: leave out config, sett",
+        ),
         ("name: second", "name: ../second", r"'\.\./second' cannot name a run"),
         ("name: second", "name: ", "None cannot name a run"),
         ("config: configs/yolov8n.yaml, data: boxes}", "config: 3, data: boxes}", "3 cannot name a run"),
@@ -219,17 +236,31 @@ def test_a_plan_that_cannot_be_is_one_line(old: str, new: str, expected: str, tm
 def test_what_was_not_trained_is_no_start(tmp_path: Path) -> None:
     path = tmp_path / "tiny.yaml"
     path.write_text(
-        "runs:\n  - {name: a, config: c, data: x}\n  - {name: b, config: c, data: x, quantised: a}\n"
+        "runs:\n  - {name: a, config: c, data: x}\n  - {name: b, data: x, quantised: a}\n"
         "  - {name: c, config: c, data: x, teacher: b}\n"
     )
     with pytest.raises(UserError, match="run c starts from b, which is not trained"):
         Plan.read(path)
     path.write_text(path.read_text().replace("teacher: b", "quantised: d"))
+    with pytest.raises(UserError, match="run c is quantised, not trained: leave out config"):
+        Plan.read(path)
+    path.write_text(path.read_text().replace("config: c, data: x, quantised: d", "data: x, quantised: d"))
     with pytest.raises(UserError, match="no run d comes before"):
         Plan.read(path)
     path.write_text(path.read_text().replace("quantised: d", "quantised: a, teacher: a"))
-    with pytest.raises(UserError, match=r"run c is quantised, not trained: leave out --model\.teacher"):
+    with pytest.raises(UserError, match="run c is quantised, not trained: leave out teacher"):
         Plan.read(path)
+
+
+def test_a_model_in_int8_is_that_of_its_source(tmp_path: Path) -> None:
+    """With the settings that it has there, so that its costs are those of that model."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        "data: {x: }\nruns:\n  - {name: a, config: configs/yolov8n.yaml, settings: {model.width: 0.16}}\n"
+        "  - {name: b, quantised: a}\n"
+    )
+    narrow, quantised = structures_of(Plan.read(path)).values()
+    assert quantised == narrow == {"variant": "yolov8n", "width": 0.16}
 
 
 SEVERAL = """
@@ -325,7 +356,7 @@ def test_what_int8_costs_is_unknown_until_it_is_made(tmp_path: Path) -> None:
     path.write_text(
         "data: {x: }\nruns:\n"
         "  - {name: a, config: configs/yolov8n.yaml}\n"
-        "  - {name: b, config: configs/yolov8n.yaml, quantised: a}\n"
+        "  - {name: b, quantised: a}\n"
     )
     plan = Plan.read(path)
     write_costs({"a": COST, "b": COST}, 1, 3, tmp_path / "latency.json")
@@ -371,6 +402,16 @@ def test_a_line_has_the_epochs_that_every_seed_has() -> None:
     second = replace(second, curve={**second.curve, "epoch": [1.0, 3.0]})
     (line,) = curves_of([first, second], ["a", "b"], "boxes").lines
     assert (line.name, line.place, line.epochs, line.scores) == ("b", 1, [2, 4], [[0.2, 0.4], [0.3, 0.5]])
+
+
+def test_lines_of_a_figure_can_be_told_apart() -> None:
+    names = [str(number) for number in range(24)]
+    results = [make_result(name, 0, [0.1, 0.2]) for name in names]
+    axes = curves_of(results, names, "boxes").draw().axes[0]
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 24
+    names.append("one more")
+    with pytest.raises(UserError, match="a figure tells 24 runs apart"):
+        curves_of([*results, make_result("one more", 0, [0.1, 0.2])], names, "boxes").draw()
 
 
 def test_a_point_is_a_run_on_all_data_sets() -> None:
@@ -433,6 +474,8 @@ def test_a_model_that_cannot_be_timed_is_one_line(runs: str, expected: str, tmp_
 def test_documents_show_what_the_results_say() -> None:
     """The tables in the documents, and those beside the results; figures, by the fingerprint of what they show."""
     shown = 0
+    places = {name for path in documents() for name in re.findall(r"<!-- lab ([\w-]+)", path.read_text())}
+    assert places <= {path.stem for path in (lab.REPOSITORY / "configs" / "lab").glob("*.yaml")}
     for path in (lab.REPOSITORY / "configs" / "lab").glob("*.yaml"):
         plan = Plan.read(path)
         known, costs = known_of(plan, RESULTS / plan.name)
@@ -577,6 +620,21 @@ def test_no_jobs_is_one_line(plan: list[str], capsys: Any) -> None:
     assert capsys.readouterr().err == "error: --jobs 0: give at least 1\n"
 
 
+def test_a_setting_that_is_none_is_one_line_before_anything_runs(
+    plan: list[str], recorded: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    text = (tmp_path / "tiny.yaml").read_text()
+    for old, new, told in (
+        ("trainer.max_epochs: 1", "trainer.epochs: 1", "trainer.epochs"),
+        ("trainer.max_epochs: 1", "data.augment.mosaic: often", "data.augment.mosaic"),
+    ):
+        (tmp_path / "tiny.yaml").write_text(text.replace(old, new))
+        assert lab.main(plan) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: second-boxes-seed3: ") and told in error and error.count("\n") == 1
+    assert not recorded
+
+
 def test_what_only_cannot_mean_is_one_line(plan: list[str], recorded: list[str], capsys: Any) -> None:
     assert lab.main([*plan, "--only", "fifth"]) == 2
     assert capsys.readouterr().err == "error: --only fifth: plan tiny has no such run\n"
@@ -601,7 +659,7 @@ def test_a_run_starts_from_an_earlier_one_of_another_set(tmp_path: Path) -> None
 def test_children_print_to_their_file_and_say_how_they_ended(tmp_path: Path) -> None:
     script = tmp_path / "child.py"
     script.write_text("import sys\nprint('said')\nprint('complained', file=sys.stderr)\nsys.exit(int(sys.argv[1]))\n")
-    output, children = tmp_path / "child.log", []
+    output, children = tmp_path / "child.log", Children()
     lab.call([str(script)], ["0"], output, children)
     assert sorted(output.read_text().split()) == ["complained", "said"]
     with pytest.raises(StoppedError) as stopped:
@@ -609,7 +667,10 @@ def test_children_print_to_their_file_and_say_how_they_ended(tmp_path: Path) -> 
     assert stopped.value.exit_code == 130
     with pytest.raises(UserError, match=r"child\.py ended with 2; .*child\.log says why: 2"):
         lab.call([str(script)], ["2"], output, children)
-    assert not children
+    assert not children.at_work
+    assert children.stop(signal.SIGINT) == 0
+    with pytest.raises(StoppedError, match=r"before .*child\.py"):  # none starts any more
+        lab.call([str(script)], ["0"], output, children)
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
