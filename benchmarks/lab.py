@@ -25,7 +25,7 @@ import yaml
 
 from benchmarks.lab_children import Children, call
 from benchmarks.lab_latency import LATENCY_NAME, measure_costs, structures_of, write_costs
-from benchmarks.lab_notes import Notes
+from benchmarks.lab_notes import NOTES_NAME, Notes, Start
 from benchmarks.lab_pages import documents, known_of, write_pages
 from benchmarks.lab_plan import WIDTH, Plan, Run
 from benchmarks.lab_queue import work_through
@@ -86,9 +86,10 @@ class Laboratory:
             raise UserError(f"no best checkpoint of {run.folder_name} in {self.home}: {told}")
         return path
 
-    def notes(self, run: Run) -> Notes:
-        """In its folder."""
-        return Notes(self.home / run.folder_name)
+    def scored(self, run: Run) -> dict[str, list[float]]:
+        """Its epochs so far, by name; none where it has not begun."""
+        folders = run_folders(self.home / run.folder_name)
+        return read_curve(folders[-1]) if folders else {}
 
     def call(self, run: Run, program: Sequence[str], options: Sequence[str]) -> None:
         """Run a script for a run, see `call`; where several are at work, it prints to a file of the run."""
@@ -97,7 +98,10 @@ class Laboratory:
 
     def options(self, run: Run) -> list[str]:
         """Of train.py, without the places of this machine."""
-        return ["--config", run.config, *own_options(run)]
+        options = ["--config", run.config]
+        for name, value in run.settings.items():
+            options += [f"--{name}", yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("\n...")]
+        return [*options, "--seed_everything", str(run.seed)]
 
     def command(self, run: Run) -> str:
         """What a reader types to train it, or to write it in int8."""
@@ -135,17 +139,20 @@ class Laboratory:
         Raises:
             UserError: its folder holds what another command trained, or training failed.
         """
-        notes = self.notes(run)
-        notes.claim(self.command(run))
+        folder = self.home / run.folder_name
+        notes = Notes.of(folder, self.command(run), self.source_scores(run))
+        machine = describe_machine(run.settings.get("trainer.accelerator", "auto"))
+        notes.starts.append(Start(current_commit(), machine, len(self.scored(run).get("epoch", []))))
+        notes.write(folder)
         options = [*self.options(run), "--data.root", str(self.data_root / run.data), "--ckpt_path", "last"]
         for option, other in run.sources.items():
             options += [option, str(self.initial_checkpoint(run, option, other))]
-        notes.add_start(current_commit(), describe_machine(run.settings.get("trainer.accelerator", "auto")))
         begun = time.monotonic()
         try:
             self.call(run, ["train.py"], [*options, "--runs_dir", str(self.home), "--name", run.folder_name])
         finally:
-            notes.add_minutes((time.monotonic() - begun) / 60)
+            notes.minutes += (time.monotonic() - begun) / 60
+            notes.write(folder)
 
     def source_scores(self, run: Run) -> dict[str, float]:
         """mAP50-95 of the runs that it starts from, by name, as their results have it."""
@@ -160,7 +167,7 @@ class Laboratory:
         target = self.home / f"{run.folder_name}.onnx"
         given = ["--checkpoint", str(self.best(source)), "--data.root", str(self.data_root / run.data)]
         given += QUANTISE_LIMITS
-        begun = time.monotonic()
+        begun, commit = time.monotonic(), current_commit()
         numbers_file = target.with_suffix(".json")
         self.call(run, QUANTISE, [*given, "--out", str(target), "--overwrite", "true", "--json", str(numbers_file)])
         numbers = json.loads(numbers_file.read_text())
@@ -171,7 +178,7 @@ class Laboratory:
             data=run.data,
             seed=run.seed,
             command=self.command(run),
-            commit=current_commit(),
+            commit=commit,
             machine=describe_machine("cpu"),
             parameters=trained.parameters,
             gflops=trained.gflops,
@@ -195,8 +202,8 @@ class Laboratory:
     def result(self, run: Run) -> Result:
         """Score it and gather what came of it."""
         scores = self.score(run)
-        commits, machines = self.notes(run).commits_and_machines()
-        curve = read_curve(run_folders(self.home / run.folder_name)[-1])
+        notes, curve = Notes.read(self.home / run.folder_name / NOTES_NAME), self.scored(run)
+        commits, machines = notes.where(len(curve["epoch"]))
         return Result(
             plan=self.plan.name,
             name=run.name,
@@ -207,12 +214,12 @@ class Laboratory:
             machine=machines,
             parameters=scores["parameters"],
             gflops=scores["gflops"],
-            minutes=round(self.notes(run).minutes, 1),
+            minutes=round(notes.minutes, 1),
             map_50_95=round(scores["map"], 5),
             map_50=round(scores["map_50"], 5),
             last_map_50_95=curve["map_50_95"][-1],
             curve=curve,
-            sources=self.source_scores(run),
+            sources=notes.sources,
         )
 
     def make(self, run: Run) -> None:
@@ -247,47 +254,44 @@ class Laboratory:
                         f"{run.folder_name} starts from {source.folder_name}, which has no result: add it to --only"
                     )
         log.info("%d of %d runs have a result", len(wanted) - len(waiting), len(wanted))
-        self.compare([run for run in wanted if run not in waiting])
+        self.compare_commands([run for run in wanted if run not in waiting])
         self.check_settings(waiting)
         with occupied(self.home):
             work_through(waiting, self.plan.needed_by, self.make, self.stop, self.jobs)
+        self.compare_sources([run for run in wanted if self.result_path(run).is_file()])
         if self.children.stopped_by is not None:  # and what was at work came to its end
             raise StoppedError("the laboratory; the same command goes on from here", self.children.stopped_by)
 
-    def compare(self, runs: Sequence[Run]) -> None:
-        """Say which results are of other settings than the plan has now, or started from another training of a run."""
-        results = {run.folder_name: read_result(self.result_path(run)) for run in runs}
-        others = [run.folder_name for run in runs if results[run.folder_name].command != self.command(run)]
+    def compare_commands(self, runs: Sequence[Run]) -> None:
+        """Say which results are of other settings than the plan has now."""
+        others = [run.folder_name for run in runs if read_result(self.result_path(run)).command != self.command(run)]
         if others:
-            log.warning("made by another command than the plan's; to make one again, delete it: %s", ", ".join(others))
+            told = (
+                "made by another command than the plan's; to make one again, delete its result and its folder in %s: %s"
+            )
+            log.warning(told, self.home, ", ".join(others))
+
+    def compare_sources(self, runs: Sequence[Run]) -> None:
+        """Say which results started from a training of a run that another one has replaced."""
         for run in runs:
             present = self.source_scores(run)
-            for name, noted in results[run.folder_name].sources.items():
+            for name, noted in read_result(self.result_path(run)).sources.items():
                 if noted != present.get(name, noted):
-                    told = "%s started from a %s of %.5f, which has %.5f now: delete its result to make it again"
-                    log.warning(told, run.folder_name, name, noted, present[name])
+                    log.warning(
+                        "%s started from a %s of %.5f, which has %.5f now: to make it again, delete its result and %s",
+                        *(run.folder_name, name, noted, present[name], self.home / run.folder_name),
+                    )
 
     def check_settings(self, runs: Sequence[Run]) -> None:
         """Ask train.py's command line about those that are trained, see `check_settings`."""
         from benchmarks.lab_settings import check_settings  # Lightning, which showing results does without
 
-        trained = [run for run in runs if run.quantised is None]
-        check_settings(
-            {run.folder_name: ["--config", str(REPOSITORY / run.config), *own_options(run)] for run in trained}
-        )
+        check_settings({run.folder_name: self.options(run) for run in runs if run.quantised is None})
 
     def stop(self, number: int) -> None:
         """Start nothing more; see `Children.stop`."""
         at_work = self.children.stop(number)
         log.info("%s: waiting for %d at work to save", signal.Signals(number).name, at_work)
-
-
-def own_options(run: Run) -> list[str]:
-    """Of train.py, without the config's."""
-    options = []
-    for name, value in run.settings.items():
-        options += [f"--{name}", yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("\n...")]
-    return [*options, "--seed_everything", str(run.seed)]
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -28,11 +28,11 @@ class Children:
         self.at_work: list[subprocess.Popen[bytes]] = []
         self.lock = threading.Lock()  # none starts while the others are told to end, so that none is missed
 
-    def start(self, command: Sequence[str], output: IO[str] | None) -> subprocess.Popen[bytes]:
-        """Start a process in the repository.
+    def start(self, program: Sequence[str], options: Sequence[str], output: IO[str] | None) -> subprocess.Popen[bytes]:
+        """Start a script or a module of the repository.
 
         Args:
-            command: its arguments.
+            program, options: see `call`.
             output: what takes what it prints; None: it is shown.
 
         Raises:
@@ -40,7 +40,9 @@ class Children:
         """
         with self.lock:
             if self.stopped_by is not None:
-                raise StoppedError(f"before {command[1]}; the same command goes on from here", self.stopped_by)
+                told = f"before {' '.join(program)}; the same command goes on from here"
+                raise StoppedError(told, self.stopped_by)
+            command = [sys.executable, *program, *options]
             process = subprocess.Popen(command, cwd=REPOSITORY, stdout=output, stderr=output)
             self.at_work.append(process)
             return process
@@ -62,7 +64,7 @@ class Children:
         with self.lock:
             self.stopped_by = number
             if number == signal.SIGTERM:
-                for process in self.at_work:
+                for process in list(self.at_work):  # one that ends meanwhile leaves it
                     process.send_signal(number)
             return len(self.at_work)
 
@@ -81,7 +83,7 @@ def call(program: Sequence[str], options: Sequence[str], output: Path | None, ch
         UserError: it failed; it has said why.
     """
     with open(output, "a") if output is not None else nullcontext() as file:
-        code = children.wait_for(children.start([sys.executable, *program, *options], file))
+        code = children.wait_for(children.start(program, options, file))
     if code > EXIT_SIGNAL:
         raise StoppedError(f"in {' '.join(program)}; the same command goes on from here", code - EXIT_SIGNAL)
     if code:

@@ -2,62 +2,95 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from yolo_lite.utils.errors import UserError
 from yolo_lite.utils.files import replacing
 from yolo_lite.utils.runs import run_folders
 
-COMMAND_NAME = "command.txt"
-MINUTES_NAME = "minutes.txt"
-STARTS_NAME = "starts.txt"
+NOTES_NAME = "lab.json"
 
 
+@dataclass
+class Start:
+    """Where training began or went on.
+
+    Attributes:
+        commit, machine: as in a `Result`.
+        epochs: that had been scored before.
+    """
+
+    commit: str
+    machine: str
+    epochs: int
+
+
+@dataclass
 class Notes:
     """Of one run.
 
-    Args:
-        folder: that its run folders are made in.
+    Attributes:
+        command: by which it is trained.
+        sources: mAP50-95 of the runs that it starts from or learns from, by name.
+        starts: in their order.
+        minutes: that it has taken so far, all its parts together.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    command: str
+    sources: dict[str, float]
+    starts: list[Start] = field(default_factory=list)
+    minutes: float = 0.0
 
-    def claim(self, command: str) -> None:
-        """Note by which command it is trained: what another one trained is not to have its name.
+    @staticmethod
+    def of(folder: Path, command: str, sources: Mapping[str, float]) -> Notes:
+        """Those of a run's folder, or new ones where nothing has been trained there.
 
         Raises:
-            UserError: another one did.
+            UserError: another command, or one from other weights, has trained there: that is not to have its name.
         """
-        path = self.folder / COMMAND_NAME
-        if run_folders(self.folder) and (not path.is_file() or path.read_text().rstrip("\n") != command):
-            raise UserError(f"{self.folder} was trained by another command than the plan's: move it away or delete it")
-        self.write(COMMAND_NAME, f"{command}\n")
+        new = Notes(command, dict(sources))
+        if not run_folders(folder):
+            return new
+        path = folder / NOTES_NAME
+        notes = Notes.read(path) if path.is_file() else None
+        for other, differs in (
+            ("by another command than the plan's", notes is None or notes.command != new.command),
+            ("from another training of its source", notes is not None and notes.sources != new.sources),
+        ):
+            if differs:
+                raise UserError(f"{folder} was trained {other}: move it away or delete it")
+        assert notes is not None
+        return notes
 
-    def add_start(self, commit: str, machine: str) -> None:
-        """Note that it begins or goes on here."""
-        path = self.folder / STARTS_NAME
-        before = path.read_text() if path.is_file() and run_folders(self.folder) else ""
-        self.write(STARTS_NAME, f"{before}{commit}\t{machine}\n")
+    @staticmethod
+    def read(path: Path) -> Notes:
+        """As they were written.
 
-    def commits_and_machines(self) -> tuple[str, str]:
-        """Those of all its starts, each once, in their order."""
-        starts = [line.split("\t") for line in (self.folder / STARTS_NAME).read_text().splitlines()]
-        commits, machines = (dict.fromkeys(column) for column in zip(*starts, strict=True))
+        Raises:
+            UserError: the file is not ours.
+        """
+        try:
+            content = json.loads(path.read_text())
+            return Notes(**{**content, "starts": [Start(**start) for start in content["starts"]]})
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} holds no notes of the laboratory: {error}") from None
+
+    def write(self, folder: Path) -> None:
+        """Whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / NOTES_NAME) as file:
+            file.write(f"{json.dumps(asdict(self), indent=1)}\n".encode())
+
+    def where(self, epochs: int) -> tuple[str, str]:
+        """The commits and the machines that epochs were made on, each once, in their order.
+
+        Args:
+            epochs: that have been scored in all.
+        """
+        ends = [*(start.epochs for start in self.starts[1:]), epochs]
+        made = [start for start, end in zip(self.starts, ends, strict=True) if end > start.epochs]
+        commits, machines = (dict.fromkeys(getattr(start, name) for start in made) for name in ("commit", "machine"))
         return "; ".join(commits), "; ".join(machines)
-
-    @property
-    def minutes(self) -> float:
-        """What it has taken so far, all its parts together."""
-        path = self.folder / MINUTES_NAME
-        return float(path.read_text()) if path.is_file() else 0.0
-
-    def add_minutes(self, minutes: float) -> None:
-        """Note another part."""
-        self.write(MINUTES_NAME, f"{self.minutes + minutes:.3f}\n")
-
-    def write(self, name: str, text: str) -> None:
-        """A note, whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with replacing(self.folder / name) as file:
-            file.write(text.encode())

@@ -14,6 +14,7 @@ from yolo_lite.utils.errors import UserError
 KEYS = {"name", "config", "data", "settings", "seeds", "weights", "teacher", "pruned", "quantised"}
 TRAINED_KEYS = ("config", "settings", "weights", "teacher", "pruned")  # of what is trained, not of a model in int8
 NAME = re.compile(r"[\w.-]*\w[\w.-]*")  # what may be part of the name of a file
+MOST_NAMES = 24  # that a figure tells apart
 WIDTH = "model.width"  # setting of a pruned run: how much is left
 
 
@@ -109,14 +110,20 @@ class Plan:
             raise UserError(f"{path} is no plan: {' '.join(str(error).split())}") from None
         plan = Plan(path.stem, runs)
         for run in runs:
-            for part in (run.name, run.data, run.config):
-                if not isinstance(part, str) or (part is not run.config and not NAME.fullmatch(part)):
-                    raise UserError(f"{path}: {part!r} cannot name a run, its data or its config")
+            for part in (run.name, run.data):
+                if not isinstance(part, str) or not NAME.fullmatch(part):
+                    raise UserError(f"{path}: {part!r} cannot name a run or its data")
+            if not isinstance(run.config, str):
+                raise UserError(f"{path}: {run.config!r} cannot name the config of {run.name}")
             if run.pruned is not None and (run.weights is not None or WIDTH not in run.settings):
                 raise UserError(f"{path}: run {run.name} is pruned: give it {WIDTH} and no weights")
         names = [run.folder_name for run in runs]
         if twice := {name for name in names if names.count(name) > 1}:
             raise UserError(f"{path}: {sorted(twice)[0]} is there twice: give each run a name of its own")
+        if len(plan.names) > MOST_NAMES:
+            raise UserError(
+                f"{path} has {len(plan.names)} runs, and figures tell {MOST_NAMES} apart: make two plans of it"
+            )
         for run in runs:
             if quantised := [other.name for other in plan.needed_by(run) if other.quantised is not None]:
                 raise UserError(f"{path}: run {run.name} starts from {quantised[0]}, which is not trained")

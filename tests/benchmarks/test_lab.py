@@ -24,9 +24,10 @@ from benchmarks import lab
 from benchmarks.lab_children import Children
 from benchmarks.lab_figures import SOURCE, curves_of, figures_of, fingerprint, frontier_of
 from benchmarks.lab_latency import Cost, measure_costs, read_costs, structure, structures_of, write_costs
+from benchmarks.lab_notes import NOTES_NAME, Notes, Start
 from benchmarks.lab_pages import documents, known_of, write_pages
 from benchmarks.lab_plan import Plan
-from benchmarks.lab_results import CURVE, RESULTS, Result, read_results
+from benchmarks.lab_results import CURVE, RESULTS, Result, describe_machine, read_results
 from benchmarks.lab_tables import (
     after_a_third,
     gain_of_the_last_fifth,
@@ -84,10 +85,11 @@ def test_a_plan_is_worked_through_once(plan: list[str], tmp_path: Path, monkeypa
         if is_first:
             raise StoppedError("as planned")
 
-    commits = iter(["before", "later", "later"])
+    commit = ["before"]
     monkeypatch.setattr(lab, "call", in_this_process)
-    monkeypatch.setattr(lab, "current_commit", lambda: next(commits))
+    monkeypatch.setattr(lab, "current_commit", lambda: commit[0])
     assert lab.main(plan) == 143
+    commit[0] = "later"
     assert not list((tmp_path / "results").rglob("*.json"))
     assert lab.main(plan) == 0
     assert calls == ["train.py", "train.py", "eval.py", "train.py", "eval.py"]
@@ -119,7 +121,7 @@ def test_a_plan_is_worked_through_once(plan: list[str], tmp_path: Path, monkeypa
     path.write_text(path.read_text().replace("max_epochs: 2", "max_epochs: 3"))
     assert lab.main(plan) == 0
     output = capsys.readouterr()
-    told = "made by another command than the plan's; to make one again, delete it: first-boxes-seed3\n"
+    told = f"delete its result and its folder in {tmp_path / 'runs' / 'tiny'}: first-boxes-seed3\n"
     assert told in output.out + output.err
     assert not calls
 
@@ -129,6 +131,9 @@ def test_a_plan_is_worked_through_once(plan: list[str], tmp_path: Path, monkeypa
     output = capsys.readouterr()
     told = f"second-boxes-seed3 started from a first of {first.map_50_95:.5f}, which has 0.50000 now"
     assert told in output.out + output.err
+    (tmp_path / "results" / "tiny" / "second-boxes-seed3.json").unlink()  # its folder is of the earlier one
+    assert lab.main(plan) == 2
+    assert "second-boxes-seed3 was trained from another training of its source: move it away" in capsys.readouterr().err
     assert not calls
 
     (tmp_path / "results" / "tiny" / "first-boxes-seed3.json").unlink()  # what the folder holds is the shorter one too
@@ -218,9 +223,10 @@ def test_a_script_that_fails_ends_the_plan(plan: list[str], tmp_path: Path, caps
         ),
         ("name: second", "name: ../second", r"'\.\./second' cannot name a run"),
         ("name: second", "name: ", "None cannot name a run"),
-        ("config: configs/yolov8n.yaml, data: boxes}", "config: 3, data: boxes}", "3 cannot name a run"),
+        ("config: configs/yolov8n.yaml, data: boxes}", "config: 3, data: boxes}", "3 cannot name the config of first"),
         ("seeds: [3]", 'seeds: "01"', "seeds '01' are not whole numbers"),
         ("seeds: [3]", "seeds: [0.5]", r"seeds \[0.5\] are not whole numbers"),
+        ("name: second", 'name: ""', "'' cannot name a run"),
         ("runs:", "walks:", "is no plan"),
         ("runs:", "runs: [", "is no plan"),
     ],
@@ -353,11 +359,7 @@ def test_a_model_in_int8_has_the_costs_of_its_file() -> None:
 def test_what_int8_costs_is_unknown_until_it_is_made(tmp_path: Path) -> None:
     """The timed costs are those of the model in float32."""
     path = tmp_path / "tiny.yaml"
-    path.write_text(
-        "data: {x: }\nruns:\n"
-        "  - {name: a, config: configs/yolov8n.yaml}\n"
-        "  - {name: b, quantised: a}\n"
-    )
+    path.write_text("data: {x: }\nruns:\n  - {name: a, config: configs/yolov8n.yaml}\n  - {name: b, quantised: a}\n")
     plan = Plan.read(path)
     write_costs({"a": COST, "b": COST}, 1, 3, tmp_path / "latency.json")
     assert set(known_of(plan, tmp_path)[1]) == {"a"}
@@ -407,11 +409,19 @@ def test_a_line_has_the_epochs_that_every_seed_has() -> None:
 def test_lines_of_a_figure_can_be_told_apart() -> None:
     names = [str(number) for number in range(24)]
     results = [make_result(name, 0, [0.1, 0.2]) for name in names]
-    axes = curves_of(results, names, "boxes").draw().axes[0]
-    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 24
-    names.append("one more")
-    with pytest.raises(UserError, match="a figure tells 24 runs apart"):
-        curves_of([*results, make_result("one more", 0, [0.1, 0.2])], names, "boxes").draw()
+    curves, points = (
+        drawing.draw().axes[0].lines
+        for drawing in (curves_of(results, names, "boxes"), frontier_of(results, names, dict.fromkeys(names, COST)))
+    )
+    assert len({(line.get_color(), line.get_linestyle()) for line in curves}) == 24
+    assert len({(point.get_color(), point.get_marker()) for point in points}) == 24
+
+
+def test_a_plan_of_more_runs_than_figures_tell_apart_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text("runs:\n" + "".join(f"  - {{name: n{number}, config: c, data: x}}\n" for number in range(25)))
+    with pytest.raises(UserError, match="has 25 runs, and figures tell 24 apart"):
+        Plan.read(path)
 
 
 def test_a_point_is_a_run_on_all_data_sets() -> None:
@@ -624,9 +634,12 @@ def test_a_setting_that_is_none_is_one_line_before_anything_runs(
     plan: list[str], recorded: list[str], tmp_path: Path, capsys: Any
 ) -> None:
     text = (tmp_path / "tiny.yaml").read_text()
+    (tmp_path / "latin.yaml").write_bytes("# gr\xfcn\n".encode("latin-1"))
     for old, new, told in (
         ("trainer.max_epochs: 1", "trainer.epochs: 1", "trainer.epochs"),
         ("trainer.max_epochs: 1", "data.augment.mosaic: often", "data.augment.mosaic"),
+        ("trainer.max_epochs: 1", "help: true", "train.py does not train with"),
+        ("trainer.max_epochs: 1", f"config: {tmp_path / 'latin.yaml'}", "not UTF-8"),
     ):
         (tmp_path / "tiny.yaml").write_text(text.replace(old, new))
         assert lab.main(plan) == 2
@@ -671,6 +684,40 @@ def test_children_print_to_their_file_and_say_how_they_ended(tmp_path: Path) -> 
     assert children.stop(signal.SIGINT) == 0
     with pytest.raises(StoppedError, match=r"before .*child\.py"):  # none starts any more
         lab.call([str(script)], ["0"], output, children)
+
+
+def test_one_that_ends_meanwhile_keeps_no_other_from_being_told() -> None:
+    """Each leaves the list as it is told."""
+    children, told = Children(), []
+
+    class Ending:
+        def send_signal(self, number: int) -> None:
+            told.append(number)
+            children.at_work.remove(self)
+
+    children.at_work += [Ending(), Ending(), Ending()]
+    children.stop(signal.SIGTERM)
+    assert told == [signal.SIGTERM] * 3
+
+
+def test_epochs_are_of_the_starts_that_made_them(tmp_path: Path) -> None:
+    """One that made none is not named, nor one twice."""
+    facts = [("a", "cpu", 0), ("a", "cpu", 2), ("b", "gpu", 2), ("c", "cpu", 5), ("d", "x", 6)]
+    notes = Notes("train", {"first": 0.5}, [Start(*fact) for fact in facts], minutes=3.0)
+    assert notes.where(6) == ("a; b; c", "cpu; gpu")
+    assert notes.where(7) == ("a; b; c; d", "cpu; gpu; x")
+    notes.write(tmp_path)
+    assert Notes.read(tmp_path / NOTES_NAME) == notes
+    (tmp_path / NOTES_NAME).write_text("{}")
+    with pytest.raises(UserError, match="holds no notes"):
+        Notes.read(tmp_path / NOTES_NAME)
+
+
+def test_a_machine_is_its_gpu_where_that_works(monkeypatch: Any) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a GPU")
+    assert describe_machine() == "a GPU"
+    assert describe_machine("cpu").endswith("threads")
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from yolo_lite.utils.console import run_command
-from yolo_lite.utils.signals import raising_sigterm
+from yolo_lite.utils.signals import Terminated, raising_sigterm
 
 
 def test_sigterm_cleans_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,6 +29,16 @@ def test_sigterm_cleans_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err == "stopped by SIGTERM\n"
     assert not list(tmp_path.iterdir())
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_what_is_started_while_sigterm_is_answered_can_be_told_to_end() -> None:
+    code = "import signal; print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)"
+    with pytest.raises(Terminated), raising_sigterm():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)  # a second one changes nothing
+            assert subprocess.check_output([sys.executable, "-c", code], text=True) == "True\n"
 
 
 def test_handlers_of_others_stay() -> None:

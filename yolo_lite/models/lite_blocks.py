@@ -74,6 +74,8 @@ class PartialBottleneck(nn.Module):
 class FasterBlock(nn.Module):
     """A partial convolution mixes pixels, two 1x1 convolutions mix channels; the input is added (FasterNet, fig. 4).
 
+    The activation is SiLU, as everywhere here, in place of its ReLU or GELU.
+
     Args:
         channels: C of input and output.
         ratio: the convolution is on C / ratio channels.

@@ -31,7 +31,8 @@ def raising_sigterm() -> Iterator[None]:
         return
 
     def stop(number: int, frame: Any) -> None:
-        signal.signal(number, signal.SIG_IGN)  # a second one is not to end the cleaning up
+        # A second one is not to end the cleaning up. Not SIG_IGN, which a process that is just being started inherits.
+        signal.signal(number, lambda *_: None)
         raise Terminated
 
     signal.signal(signal.SIGTERM, stop)
