@@ -40,7 +40,7 @@ from benchmarks.lab_results import (
 )
 from yolo_lite.utils.console import run_command
 from yolo_lite.utils.errors import StoppedError, UserError
-from yolo_lite.utils.runs import BEST_NAME, CHECKPOINTS, occupied, run_folders
+from yolo_lite.utils.runs import BEST_NAME, CHECKPOINTS, METRICS_NAME, occupied, run_folders
 
 log = logging.getLogger("yolo_lite.lab")  # a child of the package's logger, which has the handlers
 
@@ -87,9 +87,9 @@ class Laboratory:
         return path
 
     def scored(self, run: Run) -> dict[str, list[float]]:
-        """Its epochs so far, by name; none where it has not begun."""
+        """Its epochs so far, by name; nothing where none has been scored."""
         folders = run_folders(self.home / run.folder_name)
-        return read_curve(folders[-1]) if folders else {}
+        return read_curve(folders[-1]) if folders and (folders[-1] / METRICS_NAME).is_file() else {}
 
     def call(self, run: Run, program: Sequence[str], options: Sequence[str]) -> None:
         """Run a script for a run, see `call`; where several are at work, it prints to a file of the run."""

@@ -594,7 +594,7 @@ def recorded(plan: list[str], tmp_path: Path, monkeypatch: Any) -> list[str]:
             if name == "third" and (tmp_path / "broken").exists():
                 raise UserError("third is broken")
             folder = Path(given["--runs_dir"]) / given["--name"] / "version_0"
-            (folder / "checkpoints").mkdir(parents=True)
+            (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
             (folder / "checkpoints" / "best.ckpt").touch()
             (folder / "metrics.csv").write_text("epoch,val/map_50_95,val/map_50,time/images_per_second\n0,0.5,0.6,7\n")
         else:
@@ -711,6 +711,17 @@ def test_epochs_are_of_the_starts_that_made_them(tmp_path: Path) -> None:
     (tmp_path / NOTES_NAME).write_text("{}")
     with pytest.raises(UserError, match="holds no notes"):
         Notes.read(tmp_path / NOTES_NAME)
+
+
+def test_what_was_stopped_before_its_first_epoch_goes_on(plan: list[str], recorded: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "tiny" / "first-boxes-seed3"
+    lab_plan = Plan.read(Path(plan[1]))
+    laboratory = lab.Laboratory(lab_plan, tmp_path / "data", tmp_path / "runs", tmp_path / "results" / "tiny")
+    Notes(laboratory.command(lab_plan.runs[0]), {}, [Start("a", "cpu", 0)]).write(folder)
+    (folder / "version_0" / "tensorboard").mkdir(parents=True)
+    assert lab.main([*plan, "--jobs", "2"]) == 0
+    first, *_ = read_results(tmp_path / "results" / "tiny")
+    assert (first.name, first.commit) == ("first", lab.current_commit())
 
 
 def test_a_machine_is_its_gpu_where_that_works(monkeypatch: Any) -> None:
