@@ -30,7 +30,7 @@ def lived_in(variant: str, **parts: Any) -> YOLO:
     [
         ("yolov8n", {}),
         ("yolov8n", {"block": "cspc", "levels": "P2-P5", "act": "relu"}),
-        ("yolov8n", {"block": ["none", "partial", "faster", "faster"]}),
+        ("yolov8n", {"block": ["none", "cspc", "faster", "faster"]}),
         ("yolov8n-lite", {}),
         ("yolov8n-lite", {"depth": 1.0}),
         ("yolov8n-lite-adown", {}),

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from yolo_lite.models.afpn import ASFF
 from yolo_lite.models.blocks import C2f
-from yolo_lite.models.lite_blocks import CSPPC, ADown, FasterBlock, HaarDown, PartialBottleneck
+from yolo_lite.models.lite_blocks import CSPPC, ADown, FasterBlock, HaarDown
 
 
 def haar_transform(x: torch.Tensor) -> torch.Tensor:
@@ -85,16 +85,6 @@ def test_cspc_is_its_definition(depth: int) -> None:
                 y[:, :2] = F.conv2d(y[:, :2], conv.weight, padding=1)
             parts.append(y)
         torch.testing.assert_close(block(x), block.merge(torch.cat(parts, dim=1)))
-
-
-def test_partial_bottleneck_is_its_definition() -> None:
-    torch.manual_seed(0)
-    block = PartialBottleneck(16).eval()
-    x = torch.randn(2, 16, 6, 5)
-    with torch.no_grad():
-        y = x.clone()
-        y[:, :4] += block.bottleneck.conv2(block.bottleneck.conv1(x[:, :4]))
-        torch.testing.assert_close(block(x), y)
 
 
 def test_faster_block_is_its_definition() -> None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from yolo_lite.models.blocks import SPPF, C2f, ConvNormAct
 from yolo_lite.models.edge_blocks import Mixer, SeparableConv
-from yolo_lite.models.lite_blocks import CSPPC, ADown, FasterBlock, HaarDown, PartialBottleneck
+from yolo_lite.models.lite_blocks import CSPPC, ADown, FasterBlock, HaarDown
 
-Block = Literal["c2f", "cspc", "partial", "faster", "mixer", "none"]
+Block = Literal["c2f", "cspc", "faster", "mixer", "none"]
 Downsample = Literal["conv", "haar", "adown", "separable"]
 
 
@@ -24,8 +24,6 @@ def make_block(kind: Block, channels: int, depth: int) -> nn.Module:
         return C2f(channels, channels, depth, shortcut=True)
     if kind == "cspc":
         return CSPPC(channels, channels, depth)
-    if kind == "partial":
-        return C2f(channels, channels, depth, unit=PartialBottleneck)
     if kind == "faster":
         return C2f(channels, channels, depth, unit=FasterBlock)
     if kind == "mixer":

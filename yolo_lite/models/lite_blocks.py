@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yolo_lite.models.blocks import Bottleneck, ConvNormAct, activation, batch_norm
+from yolo_lite.models.blocks import ConvNormAct, activation, batch_norm
 
 
 class PConvPair(nn.Module):
@@ -56,19 +56,6 @@ class CSPPC(nn.Module):
             head = parts[-2] if len(parts) > 2 else second[:, :width]
             parts += [unit(head), second[:, width:]]
         return self.merge(torch.cat(parts, dim=1))
-
-
-class PartialBottleneck(nn.Module):
-    """A bottleneck with shortcut on the first quarter of the channels: `PConvPair` with norms and activations."""
-
-    def __init__(self, channels: int, ratio: int = 4) -> None:
-        super().__init__()
-        self.width = channels // ratio
-        self.bottleneck = Bottleneck(self.width, shortcut=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        return torch.cat([self.bottleneck(x[:, : self.width]), x[:, self.width :]], dim=1)
 
 
 class FasterBlock(nn.Module):
