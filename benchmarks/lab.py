@@ -189,7 +189,7 @@ class Laboratory:
                 "megabytes": round(int8["bytes"] / 1e6, 3),
                 "latency_ratio": round(int8["latency_ms"] / plain["latency_ms"], 3),
             },
-            sources=self.source_scores(run),
+            sources={source.name: trained.map_50_95},
         )
 
     def score(self, run: Run) -> dict[str, Any]:

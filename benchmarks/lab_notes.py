@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from benchmarks.lab_results import write_facts
 from yolo_lite.utils.errors import UserError
-from yolo_lite.utils.files import replacing
 from yolo_lite.utils.runs import run_folders
 
 NOTES_NAME = "lab.json"
@@ -51,18 +51,14 @@ class Notes:
         Raises:
             UserError: another command, or one from other weights, has trained there: that is not to have its name.
         """
-        new = Notes(command, dict(sources))
         if not run_folders(folder):
-            return new
+            return Notes(command, dict(sources))
         path = folder / NOTES_NAME
         notes = Notes.read(path) if path.is_file() else None
-        for other, differs in (
-            ("by another command than the plan's", notes is None or notes.command != new.command),
-            ("from another training of its source", notes is not None and notes.sources != new.sources),
-        ):
-            if differs:
-                raise UserError(f"{folder} was trained {other}: move it away or delete it")
-        assert notes is not None
+        if notes is None or notes.command != command:
+            raise UserError(f"{folder} was trained by another command than the plan's: move it away or delete it")
+        if notes.sources != sources:
+            raise UserError(f"{folder} was trained from another training of its source: move it away or delete it")
         return notes
 
     @staticmethod
@@ -80,9 +76,7 @@ class Notes:
 
     def write(self, folder: Path) -> None:
         """Whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / NOTES_NAME) as file:
-            file.write(f"{json.dumps(asdict(self), indent=1)}\n".encode())
+        write_facts(asdict(self), folder / NOTES_NAME)
 
     def where(self, epochs: int) -> tuple[str, str]:
         """The commits and the machines that epochs were made on, each once, in their order.
